@@ -1,0 +1,43 @@
+# Every target makes .venv first. pip takes its settings (index, proxy, certificates) from the machine.
+PYTHON ?= python3
+BIN := .venv/bin
+PLUGINS := plugins/kwrap-prune plugins/kwrap-noise
+LINTED := src plugins tests docs conftest.py
+
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: .venv/installed ## the main job on real data: wrap, fine-tune, save, load, unwrap
+	$(BIN)/kwrap demo
+
+test: .venv/installed ## all tests, of kwrap and its plugins, and every code block of the documents
+	$(BIN)/pytest -n2 --dist=loadgroup
+
+lint: .venv/installed ## ruff, mypy and the direction of imports
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed ## rewrite the code as ruff formats it
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+
+docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an error
+	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
+	$(BIN)/towncrier build --draft > docs/_build/next-release.md
+
+clean: ## remove .venv and everything built
+	rm -rf .venv build dist docs/_build
+
+# Made anew when what is installed changes, and left unfinished when pip fails: the stamp comes last.
+.venv/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
+	@echo "Installing kwrap, its plugins and what they need into .venv: a minute or more"
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]' $(PLUGINS:%=--editable %)
+	@touch $@

@@ -1,0 +1,53 @@
+"""What all tests share: those of kwrap, of its plugins, and the documents' code blocks."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported, which reads it then.
+
+import tempfile
+from typing import Any
+
+import pytest
+from sybil import Sybil
+from sybil.integration.pytest import SybilItem
+from sybil.parsers.myst import PythonCodeBlockParser
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Seed Python, NumPy and Keras before each test, so that a failure comes again."""
+    import keras  # Not above: it takes seconds, and pytest-xdist's controller runs no test.
+
+    keras.utils.set_random_seed(0)
+    return 0
+
+
+def _enter_document(namespace: dict[str, Any]) -> None:
+    """Let a document's blocks run as in a notebook, in a folder of their own for the files they write."""
+    folder = tempfile.TemporaryDirectory()
+    namespace |= {"__name__": "__main__", "_folder": folder, "_previous": os.getcwd()}
+    os.chdir(folder.name)
+
+
+def _leave_document(namespace: dict[str, Any]) -> None:
+    os.chdir(namespace["_previous"])
+    namespace["_folder"].cleanup()
+
+
+pytest_collect_file = Sybil(
+    path=HERE,
+    parsers=[PythonCodeBlockParser()],
+    patterns=["*.md"],
+    excludes=["docs/_build/*.md"],
+    setup=_enter_document,
+    teardown=_leave_document,
+).pytest()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a document's blocks together and in order: each builds on those before it."""
+    for item in items:
+        if isinstance(item, SybilItem):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))

@@ -1,0 +1,128 @@
+"""When to prune and how much: the schedules of tensorflow-model-optimization, with its arguments and mathematics."""
+
+import abc
+import dataclasses
+from typing import Any
+
+import keras
+
+from kwrap.errors import OptionValueError
+
+__all__ = ["ConstantSparsity", "PolynomialDecay", "Schedule"]
+
+NO_END = -1
+
+
+class Schedule(abc.ABC):
+    """When masks are computed, and the share of weights that they set to zero.
+
+    For a schedule of one's own: a frozen dataclass with a `__call__`, registered by
+    `keras.saving.register_keras_serializable`, so that it is saved with the model.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, step: Any) -> tuple[Any, Any]:
+        """Return whether masks are computed at `step`, a bool, and the sparsity from then on, a float64 in [0, 1).
+
+        `step` counts the optimizer's updates before this one: an int or an int32 tensor; the results are tensors.
+        """
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the fields, by name."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Schedule":
+        """Return the schedule with the fields of `config`."""
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="kwrap_prune")
+@dataclasses.dataclass(frozen=True)
+class ConstantSparsity(Schedule):
+    """The same sparsity from `begin_step` on, computed again every `frequency` steps; `end_step` -1 is no end."""
+
+    target_sparsity: float
+    begin_step: int
+    end_step: int = NO_END
+    frequency: int = 100
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self, "target_sparsity")
+        _check_steps(self)
+
+    def __call__(self, step: Any) -> tuple[Any, Any]:
+        """Return whether `step` is one of the schedule's, and the target sparsity."""
+        return _is_due(self, step), keras.ops.convert_to_tensor(self.target_sparsity, "float64")
+
+
+@keras.saving.register_keras_serializable(package="kwrap_prune")
+@dataclasses.dataclass(frozen=True)
+class PolynomialDecay(Schedule):
+    """A sparsity that goes from initial to final, fast at first: Zhu and Gupta, https://arxiv.org/abs/1710.01878.
+
+    sparsity = final + (initial - final) * (1 - (step - begin_step) / (end_step - begin_step)) ** power
+
+    Masks are computed at `begin_step` and every `frequency` steps after it, up to `end_step`: the final sparsity is
+    reached only if `end_step - begin_step` is a multiple of `frequency`.
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: int
+    end_step: int
+    power: float = 3
+    frequency: int = 100
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self, "initial_sparsity")
+        _check_sparsity(self, "final_sparsity")
+        if self.power <= 0:
+            raise _wrong(self, "power", "is not positive: the sparsity would not reach the final one")
+        if self.end_step == NO_END:
+            raise _wrong(self, "end_step", "is no end, and a decay needs one: give the step of the final sparsity")
+        _check_steps(self)
+
+    def __call__(self, step: Any) -> tuple[Any, Any]:
+        """Return whether `step` is one of the schedule's, and the sparsity there."""
+        span = self.end_step - self.begin_step
+        # In float64: the number of weights to prune, size times this, is then exact at any size.
+        done = keras.ops.cast(step - self.begin_step, "float64") / span if span else keras.ops.ones((), "float64")
+        left = 1.0 - keras.ops.clip(done, 0.0, 1.0)
+        return _is_due(self, step), self.final_sparsity + (
+            self.initial_sparsity - self.final_sparsity
+        ) * left**self.power
+
+
+Stepped = ConstantSparsity | PolynomialDecay
+
+
+def _is_due(schedule: Stepped, step: Any) -> Any:
+    """Return whether `step` is within begin and end, and a whole number of periods after the begin."""
+    step = keras.ops.convert_to_tensor(step, "int32")
+    since = step - schedule.begin_step
+    due = keras.ops.logical_and(since >= 0, since % schedule.frequency == 0)
+    return due if schedule.end_step == NO_END else keras.ops.logical_and(due, step <= schedule.end_step)
+
+
+def _check_sparsity(schedule: Stepped, field: str) -> None:
+    if not 0 <= getattr(schedule, field) < 1:
+        raise _wrong(schedule, field, "is not in [0, 1): it is the share of weights that are set to zero")
+
+
+def _check_steps(schedule: Stepped) -> None:
+    for field in ("begin_step", "end_step", "frequency"):
+        if not isinstance(getattr(schedule, field), int):
+            raise _wrong(schedule, field, "is not an int: it counts the optimizer's updates")
+    if schedule.begin_step < 0:
+        raise _wrong(schedule, "begin_step", "is negative: steps count from 0, the first update")
+    if schedule.end_step < NO_END:
+        raise _wrong(schedule, "end_step", "is negative: give a step, or -1 for no end")
+    if NO_END < schedule.end_step < schedule.begin_step:
+        raise _wrong(schedule, "end_step", f"is before begin_step={schedule.begin_step}")
+    if schedule.frequency <= 0:
+        raise _wrong(schedule, "frequency", "is not positive: masks are computed every that many steps")
+
+
+def _wrong(schedule: Stepped, field: str, problem: str) -> OptionValueError:
+    return OptionValueError(type(schedule).__name__, field, getattr(schedule, field), problem)

@@ -1,0 +1,38 @@
+"""kwrap: change what chosen layers of a Keras model do, and take the change off again."""
+
+from kwrap import errors, hookspecs
+from kwrap._hook import Hook, Rule
+from kwrap._kernel import Kernel, kernel
+from kwrap._model import bypass, clone_function, clone_model, find_hooks, plan, unwrap_model, wrap_model
+from kwrap._plan import Plan, Problem
+from kwrap._plugins import plugins
+from kwrap._registry import hook, registered, use
+from kwrap._targets import WeightTarget, weight_targets
+from kwrap._wrapper import Wrapper
+from kwrap.hookspecs import hookimpl
+
+__all__ = [
+    "Hook",
+    "Kernel",
+    "Plan",
+    "Problem",
+    "Rule",
+    "WeightTarget",
+    "Wrapper",
+    "bypass",
+    "clone_function",
+    "clone_model",
+    "errors",
+    "find_hooks",
+    "hook",
+    "hookimpl",
+    "hookspecs",
+    "kernel",
+    "plan",
+    "plugins",
+    "registered",
+    "unwrap_model",
+    "use",
+    "weight_targets",
+    "wrap_model",
+]

@@ -1,0 +1,142 @@
+"""The chain of hooks around a layer's call: who gets which arguments, and who is to blame."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kwrap import _keras
+from kwrap._blame import blame
+from kwrap._hook import Hook
+from kwrap.errors import KwrapError, OutputChangedError
+
+__all__ = ["Arguments", "CallSignature", "Link", "call_through"]
+
+_KINDS = inspect._ParameterKind
+_BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
+
+
+class CallSignature:
+    """How a layer's `call` takes its arguments."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        parameters = inspect.signature(call).parameters.values()
+        self.names = [p.name for p in parameters if p.kind in _BY_POSITION]
+        self.defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        # With *args, or positional-only arguments, what was given by position cannot be renamed.
+        self.by_position = any(p.kind in (_KINDS.VAR_POSITIONAL, _KINDS.POSITIONAL_ONLY) for p in parameters)
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
+        """Return the arguments with the first input by position and the rest by keyword, however they were given."""
+        args, keywords = list(args), dict(kwargs)
+        if not args and self.names and self.names[0] in keywords:
+            args = [keywords.pop(self.names[0])]
+        if not self.by_position:
+            keywords.update(zip(self.names[1:], args[1:], strict=False))
+            del args[1 : len(self.names)]
+        return Arguments(self, tuple(args), keywords)
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A call's arguments, as `CallSignature.bind` puts them."""
+
+    signature: CallSignature
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def replaced(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
+        """Return these arguments with the given ones in their places."""
+        new = self.signature.bind(args, kwargs)
+        return Arguments(self.signature, new.args + self.args[len(new.args) :], {**self.keywords, **new.keywords})
+
+
+Proceed = Callable[[Arguments], Any]
+
+
+class Link:
+    """A hook's `call` in the chain."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.hook = hook
+        parameters = list(inspect.signature(hook.call).parameters.values())[1:]
+        by_position = [p for p in parameters if p.kind in _BY_POSITION]
+        self._takes_all = any(p.kind is _KINDS.VAR_POSITIONAL for p in parameters)
+        self._takes_any_keyword = any(p.kind is _KINDS.VAR_KEYWORD for p in parameters)
+        self._takes_input = self._takes_all or bool(by_position)
+        self._named = [
+            p for p in parameters if p.kind in (*_BY_POSITION, _KINDS.KEYWORD_ONLY) and p not in by_position[:1]
+        ]
+
+    def __call__(self, proceed: Proceed, arguments: Arguments, training: Any) -> Any:
+        """Run the hook's `call` around `proceed`."""
+        raised: list[Exception] = []
+        results: list[Any] = []
+
+        def call_next(*args: Any, **kwargs: Any) -> Any:
+            try:
+                result = proceed(arguments.replaced(args, kwargs))
+            except Exception as error:
+                raised.append(error)
+                raise
+            results.append(result)
+            return result
+
+        args = arguments.args if self._takes_all else arguments.args[: int(self._takes_input)]
+        try:
+            outputs = self.hook.call(call_next, *args, **self._keywords(arguments, training))
+        except KwrapError:
+            raise
+        except Exception as error:
+            if error in raised:
+                raise  # the layer's own, or a hook's further in
+            raise blame(self.hook, "call", error) from error
+        if results and not self.hook.changes_output:
+            self._check(outputs, results[-1])
+        return outputs
+
+    def _keywords(self, arguments: Arguments, training: Any) -> dict[str, Any]:
+        """Return the arguments that the hook names; the layer's own default where the caller gave none."""
+        keywords = dict(arguments.keywords) if self._takes_any_keyword else {}
+        for parameter in self._named:
+            name = parameter.name
+            if arguments.keywords.get(name) is not None:
+                keywords[name] = arguments.keywords[name]
+            elif name == "training":
+                keywords[name] = training
+            elif name == "mask":
+                keywords[name] = keras.tree.map_structure(_keras.get_keras_mask, arguments.args[0])
+            elif name in arguments.signature.defaults:
+                keywords[name] = arguments.signature.defaults[name]
+            elif parameter.default is inspect.Parameter.empty:
+                keywords[name] = None
+        return keywords
+
+    def _check(self, outputs: Any, expected: Any) -> None:
+        received, wanted = describe(outputs), describe(expected)
+        if received != wanted:
+            raise OutputChangedError(self.hook.name, str(self.hook.path), wanted, received)
+
+
+def call_through(links: Sequence[Link], proceed: Proceed, arguments: Arguments, training: Any) -> Any:
+    """Call `links` from the first, outermost, to the last, then `proceed`."""
+    if not links:
+        return proceed(arguments)
+    link, rest = links[0], links[1:]
+
+    def inner(passed: Arguments) -> Any:
+        return call_through(rest, proceed, passed, training)
+
+    return link(inner, arguments, training) if link.hook.active(training) else inner(arguments)
+
+
+def describe(outputs: Any) -> str:
+    """Return dtypes and shapes of (nested) tensors as text; unknown dimensions as None."""
+    return str(keras.tree.map_structure(_describe, outputs))
+
+
+def _describe(tensor: Any) -> str:
+    unknown = getattr(tensor.shape, "rank", 0) is None  # a KerasTensor's shape is a tuple, always known
+    return f"{keras.backend.standardize_dtype(tensor.dtype)}{'(?)' if unknown else tuple(tensor.shape)}"

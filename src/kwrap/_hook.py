@@ -1,0 +1,326 @@
+"""Hook: one behaviour on one layer, and how its options are captured. Rule: a hook and where it goes."""
+
+import inspect
+import re
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias, final
+
+import keras
+
+from kwrap import _keras
+from kwrap._options import bind_options, copied, own_options, revived, stored
+from kwrap._targets import WeightTarget, weight_targets
+from kwrap.errors import HookDefinitionError, OptionError, TargetError, WrapperStateError, listed
+
+__all__ = ["Hook", "Rule", "Where", "function_hook"]
+
+Where: TypeAlias = type[keras.Layer] | str | re.Pattern[str] | Callable[[keras.Layer, str], bool] | Sequence[Any]
+Phase: TypeAlias = Literal["always", "training", "inference"]
+Method: TypeAlias = Literal["call", "parametrize", "constrain", "merge"]
+
+_EMPTY = inspect.Parameter.empty
+_KINDS = inspect._ParameterKind
+
+
+class Hook(keras.layers.Layer):
+    """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
+
+    A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked and saved by Keras.
+    One instance serves one layer; an instance given to `wrap_model` is copied for each layer by its config. Its options
+    are what `__init__` takes: they are captured at construction and fixed from then on.
+
+    Args:
+        name: the hook's name on its layer; default: the registered name. Two hooks on one layer need two names.
+        phase: when `call` and `parametrize` act: "always", "training" or "inference".
+        targets: which of the layer's weights: names, or a registered function from `WeightTarget` to bool. Default:
+            kernels and embeddings, no biases, no weights of normalization layers.
+
+    Raises:
+        OptionError: an option does not exist, is missing, has a wrong value, or cannot be stored in a saved model.
+    """
+
+    hook_name: ClassVar[str] = "hook"
+    layer_type: ClassVar[tuple[type[keras.Layer], ...]] = ()
+    version: ClassVar[int] = 1
+    changes_output: ClassVar[bool] = False
+    freezes: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Each class is registered by itself: one that merely inherits a registered one could not be loaded again.
+        cls.layer_type = ()
+        if "hook_name" not in cls.__dict__:
+            cls.hook_name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        _check_definition(cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Hook":
+        options = bind_options(cls, args, kwargs)
+        hook: Hook = super().__new__(cls, *args, **kwargs)
+        # Past Keras' tracking: options are no state.
+        object.__setattr__(hook, "_options", options)
+        object.__setattr__(hook, "_config", {name: stored(cls, name, value) for name, value in options.items()})
+        _keras.undecorate_build(hook)
+        return hook
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        phase: Phase = "always",
+        targets: str | Sequence[str] | Callable[[WeightTarget], bool] | None = None,
+    ) -> None:
+        if phase not in ("always", "training", "inference"):
+            raise OptionError(self.hook_name, "phase", f"expected 'always', 'training' or 'inference', got {phase!r}")
+        # The policy of its own: weights are changed in their own dtype, also under mixed precision.
+        super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
+        self.phase = phase
+        object.__setattr__(self, "targets", (targets,) if isinstance(targets, str) else targets)
+        object.__setattr__(self, "target_weights", ())
+        object.__setattr__(self, "_states", {})
+        self._place: str | None = None
+        # Whether the state was filled from the layer's weights, or loaded.
+        self.initialized = False
+
+    # --- what a hook overrides -----------------------------------------------------------------------------------
+
+    def call(self, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Act around the layer's call: change what goes in, what comes out, or whether it is called at all.
+
+        `call_next` runs the hooks further in and the layer; it may be called 0 to n times, and keeps of the original
+        call what it is not given. Only arguments that the signature names are passed. Shape and dtype of the output
+        stay, unless the class says `changes_output = True`.
+        """
+        return call_next(*args, **kwargs)
+
+    def parametrize(self, target: WeightTarget, value: Any, *, training: Any) -> Any:
+        """Return the value that the layer reads instead of `value`; same shape and dtype, gradients flow through it."""
+        return value
+
+    def constrain(self, target: WeightTarget, value: Any, *, step: Any) -> Any:
+        """Return the value to store after an optimizer's update.
+
+        `step` counts the optimizer's calls, from 0 (int32, one counter a target); it is None when attached, before
+        saving and on unwrapping, where no update was made.
+        """
+        return value
+
+    def build(self, layer: keras.Layer) -> None:
+        """Create variables; `layer` is built. Called once."""
+
+    def initialize(self, layer: keras.Layer) -> None:
+        """Fill the variables from the layer's trained weights: when freshly wrapped, not on loading."""
+
+    def merge(self, target: WeightTarget, value: Any) -> Any:
+        """Return the value that is left in the weight when the hook is taken off."""
+        return value if self.phase == "training" else self.parametrize(target, value, training=False)
+
+    # --- what a hook uses ----------------------------------------------------------------------------------------
+
+    def add_state(
+        self,
+        target: WeightTarget,
+        name: str,
+        shape: Sequence[int] = (),
+        *,
+        dtype: str | None = None,
+        initializer: Any = "zeros",
+        aggregation: str | None = None,
+    ) -> keras.Variable:
+        """Create a non-trainable variable that belongs to one target; call it in `build`.
+
+        Args:
+            dtype: default: the target's.
+            aggregation: how replicas agree on it; default: "mean" for floating dtypes, "only_first_replica" for others.
+        """
+        dtype = keras.backend.standardize_dtype(dtype or target.variable.dtype)
+        variable = self.add_weight(
+            shape=tuple(shape),
+            dtype=dtype,
+            initializer=initializer,
+            trainable=False,
+            autocast=False,
+            aggregation=aggregation or ("mean" if keras.backend.is_float_dtype(dtype) else "only_first_replica"),
+            name=f"{target.name}_{name}".replace("/", "_"),
+        )
+        self._states[target.name, name] = variable
+        return variable
+
+    def state(self, target: WeightTarget, name: str) -> keras.Variable:
+        """Return the variable that `add_state` created."""
+        try:
+            return self._states[target.name, name]
+        except KeyError:
+            known = sorted(state for owner, state in self._states if owner == target.name)
+            raise LookupError(
+                f"hook {self.name!r} has no state {name!r} for target {target.name!r}: {listed(known)}"
+            ) from None
+
+    @property
+    def path(self) -> str | None:
+        """The place in the model of the layer that the hook is on; None before it is on one."""
+        return self._place
+
+    def at(self, where: Where, *, exclude: Where | None = None) -> "Rule":
+        """Return a rule that puts this hook on the layers at `where`."""
+        return Rule(self, where, exclude)
+
+    # --- what kwrap uses -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def overrides(cls, method: Method) -> bool:
+        """Tell whether the class has a `method` of its own, which is then in the layer's path."""
+        return getattr(cls, method) is not getattr(Hook, method)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the options: JSON values and serialized Keras objects."""
+        return {**copied(self._config), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Hook":
+        """Return a hook of these options."""
+        return cls(**{name: revived(value) for name, value in config.items()})
+
+    def attach(self, layer: keras.Layer, path: str) -> None:
+        """Make this the hook of `layer`, which is built, and create the hook's variables. For the Wrapper."""
+        if self._place is not None:
+            raise WrapperStateError(
+                f"hook {self.name!r} is on {self._place!r} already; give each layer a hook of its own"
+            )
+        object.__setattr__(self, "target_weights", self.select_targets(layer, path))
+        self._place = path
+        with _keras.building(self, layer.path):
+            self.build(layer)
+            if self.overrides("constrain") and accepts(type(self).constrain, "step"):
+                for target in self.target_weights:
+                    self.add_state(target, "step", dtype="int32")
+
+    def select_targets(self, layer: keras.Layer, path: str) -> tuple[WeightTarget, ...]:
+        """Return those of the layer's targets that this hook changes."""
+        found = weight_targets(layer)
+        if self.targets is None:
+            return tuple(target for target in found if target.default)
+        if callable(self.targets):
+            return tuple(target for target in found if self.targets(target))
+        names = {target.name: target for target in found}
+        for name in self.targets:
+            if name not in names:
+                raise TargetError(
+                    f"hook {self.name!r} at {path!r}: no weight is named {name!r}; there are {listed(names)}"
+                )
+        return tuple(names[name] for name in self.targets)
+
+    def active(self, training: Any) -> bool:
+        """Tell whether `call` and `parametrize` act in this phase."""
+        return self.phase == "always" or (self.phase == "training") == bool(training)
+
+    def load_own_variables(self, store: Mapping[str, Any]) -> None:
+        """Load the state; an empty `store` (a plain model's file) leaves it to `initialize` at the next call."""
+        has_state = bool(self._trainable_variables or self._non_trainable_variables)
+        if has_state and not store.keys():
+            self.initialized = False
+            return
+        super().load_own_variables(store)
+        self.initialized = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: a hook is called by the Wrapper of its layer."""
+        raise WrapperStateError(
+            f"hook {self.name!r} is not called itself: kwrap.wrap_model(model, hook), or kwrap.Wrapper(layer, [hook])"
+        )
+
+    def __repr__(self) -> str:
+        options = {**self._config, "name": self.name}
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
+        return f"<{self.hook_name} hook: {shown}>"
+
+
+@final
+@dataclass(frozen=True)
+class Rule:
+    """A hook and where it goes: made by `hook.at(where, exclude=...)`."""
+
+    hook: Hook
+    where: Where | None = None
+    exclude: Where | None = None
+
+    def __str__(self) -> str:
+        excluded = f", exclude={self.exclude!r}" if self.exclude is not None else ""
+        return f"{self.hook.name!r} at where={self.where!r}{excluded}"
+
+
+# --- definitions -----------------------------------------------------------------------------------------------------
+
+
+def _check_definition(cls: type[Hook]) -> None:
+    """Raise unless `cls` follows the contract: `call` takes `call_next`, `__init__` takes no variable positionals."""
+    if "call" in cls.__dict__:
+        names = list(inspect.signature(cls.call).parameters)
+        if names[1:2] != ["call_next"]:
+            raise HookDefinitionError(
+                cls.hook_name,
+                f"call({', '.join(names)}) has to take `call_next` first: call(self, call_next, inputs, ...)",
+            )
+    if "__init__" in cls.__dict__:
+        for parameter in inspect.signature(cls.__init__).parameters.values():
+            if parameter.kind in (_KINDS.VAR_POSITIONAL, _KINDS.POSITIONAL_ONLY):
+                raise HookDefinitionError(
+                    cls.hook_name, f"__init__ takes {parameter}, which cannot go into a config; name its options"
+                )
+
+
+def function_hook(function: Callable[..., Any]) -> type[Hook]:
+    """Return the Hook class of a function `(call_next, inputs, ..., *, option=default)`.
+
+    Raises:
+        HookDefinitionError: the function does not take `call_next` first, or an option takes a name of Hook's own.
+    """
+    name = function.__name__
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].name != "call_next":
+        raise HookDefinitionError(name, f"{name}{inspect.signature(function)} has to take `call_next` first")
+    options = [p for p in parameters if p.kind is _KINDS.KEYWORD_ONLY and p.default is not _EMPTY]
+    taken = [p.name for p in options if p.name in own_options(Hook)]
+    if taken:
+        raise HookDefinitionError(name, f"every hook has the options {listed(taken)} already; choose other names")
+
+    def call(self: Hook, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(call_next, *args, **kwargs, **{p.name: self._options[p.name] for p in options})
+
+    def init(self: Hook, **kwargs: Any) -> None:
+        super(hook_class, self).__init__(**{key: value for key, value in kwargs.items() if key in own_options(Hook)})
+
+    self_parameter = inspect.Parameter("self", _KINDS.POSITIONAL_OR_KEYWORD)
+    call_parameters = [p for p in parameters if p not in options]
+    _sign(call, [self_parameter, *call_parameters])
+    _sign(init, [self_parameter, *options, inspect.Parameter("kwargs", _KINDS.VAR_KEYWORD)])
+    namespace = {
+        "__doc__": function.__doc__,
+        "__init__": init,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "call": call,
+        "hook_name": name,
+    }
+    hook_class: type[Hook] = types.new_class(name, (Hook,), exec_body=lambda body: body.update(namespace))
+    return hook_class
+
+
+def _sign(function: Any, parameters: Sequence[inspect.Parameter]) -> None:
+    function.__signature__ = inspect.Signature(parameters)
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Tell whether a method takes the argument `name`, by itself or through `**kwargs`."""
+    parameters = inspect.signature(function).parameters
+    return name in parameters or any(p.kind is _KINDS.VAR_KEYWORD for p in parameters.values())
+
+
+def repeated_names(hooks: Iterable[Hook]) -> Iterable[str]:
+    """Yield each name that stands twice among `hooks`."""
+    seen: set[str] = set()
+    for hook in hooks:
+        if hook.name in seen:
+            yield hook.name
+        seen.add(hook.name)

@@ -1,0 +1,312 @@
+"""Every private thing of Keras that kwrap touches: each with its reason, and a test in tests/test__keras.py.
+
+Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads an underscore name of a Keras object.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.backend import AutocastScope, get_keras_mask
+from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.keras_tensor import any_symbolic_tensors
+from keras.src.backend.common.remat import RematMode
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.layers.layer import CallSpec
+from keras.src.models.functional import Functional, functional_like_constructor
+from keras.src.ops.function import make_node_key
+from keras.src.ops.node import KerasHistory, Node
+from keras.src.utils.tracking import DotNotTrackScope
+
+# What TensorFlow makes of lists, dicts and tuples that become attributes of a layer past Keras' own tracking.
+from tensorflow.python.trackable.data_structures import ListWrapper
+from tensorflow.python.trackable.data_structures import _DictWrapper as DictProxy
+from tensorflow.python.trackable.data_structures import _TupleWrapper as TupleProxy
+
+__all__ = [
+    "AutocastScope",
+    "DictProxy",
+    "Functional",
+    "ListWrapper",
+    "Node",
+    "TupleProxy",
+    "any_symbolic_tensors",
+    "functional_like_constructor",
+    "get_keras_mask",
+]
+
+# --- one layer ---------------------------------------------------------------------------------------------------
+
+
+def mirror_call(wrapper: keras.Layer, layer: keras.Layer) -> None:
+    """Make `wrapper` take a call's arguments as `layer` does: Keras reads these flags of what a graph calls."""
+    for name in (
+        "_call_context_args",  # arguments besides `training` that Keras hands down
+        "_call_has_context_arg",
+        "_convert_input_args",
+        "_allow_non_tensor_positional_args",
+        "supports_jit",
+    ):
+        setattr(wrapper, name, getattr(layer, name))
+    # A Wrapper made inside a RematScope must not recompute: its layer does (see `move_remat`).
+    wrapper._remat_mode = None
+
+
+# The modes that recompute a layer's whole call; "activations" recomputes the activation alone, which is the layer's.
+_WHOLE_CALL = ("full", "larger_than", "list_of_layers")
+
+
+def move_remat(source: keras.Layer, target: keras.Layer) -> None:
+    """Move a RematScope's mode to the layer outside: recomputing loses gradients of tensors from outside of it."""
+    mode: RematMode | None = source._remat_mode
+    if mode is not None and mode.mode in _WHOLE_CALL:
+        target._remat_mode, source._remat_mode = mode, None
+
+
+def undecorate_build(layer: keras.Layer) -> None:
+    """Take Keras' wrapper of `build` off an instance: it stores the arguments, and so tracks them as children."""
+    layer.__dict__.pop("build", None)
+
+
+@contextmanager
+def building(layer: keras.Layer, parent_path: str | None) -> Iterator[None]:
+    """Give `layer`'s new variables a path below `parent_path`, and lock its state afterwards, as Keras does."""
+    layer._parent_path = parent_path
+    with layer._open_name_scope():
+        yield
+    layer.built = True
+    layer._lock_state()
+
+
+def build_for_call(layer: keras.Layer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Build an unbuilt `layer` for a call with these arguments, exactly as its own `__call__` would."""
+    specs, keywords = keras.tree.map_structure(_as_spec, (tuple(args), dict(kwargs)))
+    with layer._open_name_scope():
+        layer._maybe_build(CallSpec(layer._call_signature, layer._call_context_args, specs, keywords))
+
+
+def _as_spec(value: Any) -> Any:
+    if not keras.ops.is_tensor(value) or isinstance(value, keras.KerasTensor):
+        return value
+    return keras.KerasTensor(value.shape, value.dtype, sparse=isinstance(value, tf.SparseTensor))
+
+
+def symbolic_outputs(layer: keras.Layer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return what `layer` gives for KerasTensors, leaving no node of this call behind: the Wrapper's stands for it."""
+    count = len(layer._inbound_nodes)
+    outputs = layer(*args, **kwargs)
+    for node in layer._inbound_nodes[count:]:
+        for tensor in node.input_tensors:
+            if tensor._keras_history.operation is not None:
+                tensor._keras_history.operation._outbound_nodes.remove(node)
+    del layer._inbound_nodes[count:]
+    return outputs
+
+
+def call_training() -> Any:
+    """Return `training` of the call that is under way: a bool, or None where nobody said."""
+    context = get_global_attribute("current_call_ctx")
+    return None if context is None else context.get_value("training")
+
+
+def outside_graphs() -> AbstractContextManager[None]:
+    """Return a context in which variables can be created and assigned although a graph is being traced."""
+    scope: AbstractContextManager[None] = tf.init_scope()
+    return scope
+
+
+def read(variable: keras.Variable) -> Any:
+    """Return the value as a tensor, which later assignments do not change; gradients reach the variable."""
+    return tf.convert_to_tensor(variable.value)
+
+
+def in_stateless_scope() -> bool:
+    """Tell whether variables can neither be read nor initialized now."""
+    return get_stateless_scope() is not None
+
+
+def in_many_replicas() -> bool:
+    """Tell whether this code runs once a replica, where variables cannot be created."""
+    context = tf.distribute.get_replica_context()
+    return context is not None and bool(context.num_replicas_in_sync > 1)
+
+
+def adopt_losses(layer: keras.Layer, losses: Sequence[Any]) -> None:
+    """Give losses that a stateless scope collected to those of `layer` and its sublayers that added them."""
+    for owner in layer._flatten_layers():
+        own = [loss for loss in losses if id(loss) in owner._loss_ids]
+        owner._losses.extend(own)
+        owner._loss_ids.difference_update(id(loss) for loss in own)
+
+
+def assign_directly(variable: keras.Variable, value: Any) -> None:
+    """Assign past the stateless scope that is open."""
+    variable._direct_assign(value)
+
+
+def own_dtype(variable: keras.Variable) -> str:
+    """Return the dtype that the variable is stored in; `variable.dtype` is that of the autocast scope."""
+    dtype: str = keras.backend.standardize_dtype(variable._dtype)
+    return dtype
+
+
+def quantization(layer: keras.Layer) -> tuple[Any, bool]:
+    """Return the state that `quantize` and `enable_lora` change behind a Wrapper's back."""
+    return layer.quantization_mode, bool(getattr(layer, "lora_enabled", False))
+
+
+def sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers that `layer` holds itself, metrics left out; Keras has a public list for models only."""
+    if isinstance(layer, keras.Model):
+        return list(layer.layers)
+    return [held for held in layer._layers if not isinstance(held, keras.metrics.Metric)]
+
+
+def has_own_weights(layer: keras.Layer) -> bool:
+    """Tell whether `layer` has weights besides those of the layers that it holds."""
+    return bool(layer._trainable_variables or layer._non_trainable_variables)
+
+
+def all_sublayers(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers that `layer` holds at any depth, parents first; a shared one once for each holder."""
+    return [inner for held in sublayers(layer) for inner in (held, *all_sublayers(held))]
+
+
+@contextmanager
+def unlocked(layer: keras.Layer) -> Iterator[Any]:
+    """Let `layer`'s tracker take and give away state for the moment; yields the tracker."""
+    tracker, locked = layer._tracker, layer._tracker.locked
+    tracker.unlock()
+    try:
+        yield tracker
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def set_tracked(layer: keras.Layer, name: str, old: Iterable[Any], new: Sequence[Any]) -> None:
+    """Set attribute `name` to the list `new`, tracked by `layer` in place of the objects in `old`."""
+    with unlocked(layer) as tracker:
+        for value in old:
+            tracker.untrack(value)
+        setattr(layer, name, list(new))
+
+
+def is_lifted(layer: keras.Layer) -> bool:
+    """Tell whether `lift` made a frozen layer trainable."""
+    return "_kwrap_lifted" in vars(layer)
+
+
+def lift(layer: keras.Layer, lifted: bool) -> None:
+    """Make a frozen `layer` trainable, or frozen again, itself alone: the setter would set all that it holds."""
+    vars(layer)["_trainable"] = lifted
+    if lifted:
+        vars(layer)["_kwrap_lifted"] = True
+    else:
+        vars(layer).pop("_kwrap_lifted", None)
+
+
+# --- a model's graph -----------------------------------------------------------------------------------------------
+
+
+def move_nodes(source: keras.Layer, target: keras.Layer) -> None:
+    """Make every call of `source` that a graph recorded a call of `target`."""
+    for index, node in enumerate(source._inbound_nodes, len(target._inbound_nodes)):
+        node.operation = target
+        for position, tensor in enumerate(node.outputs):
+            tensor._keras_history = KerasHistory(target, index, position)
+    target._inbound_nodes.extend(source._inbound_nodes)
+    target._outbound_nodes.extend(source._outbound_nodes)
+    source._inbound_nodes.clear()
+    source._outbound_nodes.clear()
+
+
+def rename_nodes(model: keras.Model, replaced: Mapping[int, tuple[keras.Layer, keras.Layer]]) -> None:
+    """Rewrite the keys of a Functional model's nodes, which hold the id of the operation, after `move_nodes`.
+
+    `replaced` maps the id of the old layer to (old, new).
+    """
+    keys = {
+        make_node_key(old, index): make_node_key(new, index)
+        for old, new in replaced.values()
+        for index in range(len(new._inbound_nodes))
+    }
+    model._nodes = {keys.get(key, key) for key in model._nodes}
+
+
+def retrack(holder: keras.Layer, pairs: Mapping[int, tuple[keras.Layer, keras.Layer]]) -> None:
+    """Let `holder`'s tracker know each new layer where it knew the old; the caller changes the lists themselves."""
+    for ids in holder._tracker.stored_ids.values():
+        for old in ids & pairs.keys():
+            ids.remove(old)
+            ids.add(id(pairs[old][1]))
+
+
+def recorded_calls(layer: keras.Layer) -> list[tuple[tuple[Any, ...], dict[str, Any], list[keras.KerasTensor]]]:
+    """Return (args, kwargs, flat outputs), all KerasTensors, of each call of `layer` that a graph recorded."""
+    return [(node.arguments.args, node.arguments.kwargs, node.outputs) for node in layer._inbound_nodes]
+
+
+def graph_of(model: keras.Model) -> Functional | None:
+    """Return the Functional graph of a Functional or built Sequential model; None for other models."""
+    if isinstance(model, keras.Sequential):
+        graph: Functional | None = model._functional
+        return graph
+    return model if isinstance(model, Functional) else None
+
+
+def is_plain_graph(model: keras.Model) -> bool:
+    """Tell whether a Sequential or Functional model is rebuilt from its graph, not by a config of its class' own."""
+    if type(model) is keras.Sequential:
+        return True
+    return isinstance(model, Functional) and functional_like_constructor(type(model))
+
+
+def output_spec(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Trace `function` on KerasTensors; return KerasTensors. Variables are neither created nor changed."""
+    return keras.src.backend.compute_output_spec(function, *args, **kwargs)
+
+
+# --- a compiled model ------------------------------------------------------------------------------------------------
+
+
+def forget_traces(model: keras.Model) -> None:
+    """Make a compiled model trace its functions anew at their next use."""
+    model.train_function = model.test_function = model.predict_function = None
+
+
+def refresh_trainable_state(model: keras.Model) -> None:
+    """Add and drop the layers that kwrap put there from what Keras compares in `fit`, which warns of any change."""
+    known = getattr(model, "_compiled_trainable_state", None)
+    if known is not None:
+        model._compiled_trainable_state = {
+            layer: known.get(layer, layer.trainable) for layer in model._flatten_layers()
+        }
+
+
+def optimized_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
+    """Return the model's variables that a built optimizer has slots for."""
+    return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def set_optimizer(model: keras.Model, optimizer: keras.Optimizer) -> None:
+    """Give a compiled model another optimizer, untracked as in `compile`."""
+    with DotNotTrackScope():
+        model.optimizer = optimizer
+
+
+@contextmanager
+def uncompiled(model: keras.Model) -> Iterator[None]:
+    """Let `model` look uncompiled for the moment."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """Return the arguments that `model.compile` was last called with: the objects themselves, not their configs."""
+    return dict(model._compile_config.config)

@@ -1,0 +1,154 @@
+"""Kernels: compute functions of flat tensors, traced once a dtype and shared by all layers of all models."""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Generic, NamedTuple, ParamSpec, TypeVar, final
+
+import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
+
+from kwrap.errors import KernelError
+
+__all__ = ["Kernel", "kernel"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Signature = tuple[tf.TensorSpec, ...]
+
+
+class _Implementation(NamedTuple, Generic[P, R]):
+    """A function, and the callers it is for; `None` is any."""
+
+    function: Callable[P, R]
+    device: str | None = None
+    jit_compile: bool | None = None
+
+    @property
+    def callers(self) -> tuple[str | None, bool | None]:
+        return self.device, self.jit_compile
+
+    @property
+    def source(self) -> str:
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+
+@final
+class Kernel(Generic[P, R]):
+    """A compute function that TensorFlow traces once a dtype, with variants for devices and for XLA.
+
+    Arguments are scalars and flat tensors, `(n,)` of any length; whatever else they are is converted by
+    `tf.convert_to_tensor`. Inside another `tf.function` a call is one op that calls the shared trace, not a copy of its
+    ops, so a model pays for the trace once and not once a layer. AutoGraph is off: control flow is `tf.cond` and
+    `tf.while_loop`.
+
+    Raises `KernelError` for an argument of more than one axis, and for a variant that does not fit.
+    """
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self.name = function.__name__
+        self._signature = inspect.signature(function)
+        parameters = self._signature.parameters.values()
+        if unfit := [each.name for each in parameters if each.kind is not each.POSITIONAL_OR_KEYWORD]:
+            raise KernelError(self.name, f"parameters {unfit} are not plain ones, given by position or by name")
+        self._implementations: list[_Implementation[P, R]] = [_Implementation(function)]
+        self._traces: dict[tuple[_Implementation[P, R], Signature], Callable[..., R]] = {}
+        self._lock = threading.RLock()
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        tensors = [tf.convert_to_tensor(value) for value in bound.args]
+        signature = tuple(self._spec(name, tensor) for name, tensor in zip(bound.arguments, tensors, strict=True))
+        return self._trace(self._choose(), signature)(*tensors)
+
+    def __repr__(self) -> str:
+        return f"<Kernel {self._implementations[0].source}, {len(self._implementations)} implementations>"
+
+    @property
+    def trace_count(self) -> int:
+        """How often TensorFlow has traced this kernel: once for each combination of implementation and dtypes."""
+        return len(self._traces)
+
+    def variant(
+        self, *, device: str | None = None, jit_compile: bool | None = None
+    ) -> Callable[[Callable[P, R]], Callable[P, R]]:
+        """Add an implementation of the same contract, for callers on `device` ("CPU", "GPU", "TPU") or compiled by XLA.
+
+        The decorated function is returned as it is. A call takes the implementation with the most conditions that hold
+        for its caller, of equals the later one; they are looked at when the caller is traced.
+
+        Raises `KernelError` without a condition, if the parameters differ from the kernel's, or if another function
+        has the same conditions; defining the same function again replaces it.
+        """
+        if device is None and jit_compile is None:
+            raise KernelError(self.name, "a variant needs a condition: device=... or jit_compile=...")
+
+        def add(function: Callable[P, R]) -> Callable[P, R]:
+            self._add(_Implementation(function, device and device.upper(), jit_compile))
+            return function
+
+        return add
+
+    def _add(self, new: _Implementation[P, R]) -> None:
+        expected, given = list(self._signature.parameters), list(inspect.signature(new.function).parameters)
+        if given != expected:
+            raise KernelError(self.name, f"its variant {new.source} takes {given}, where the kernel takes {expected}")
+        same = [each for each in self._implementations if each.callers == new.callers]
+        if others := [each.source for each in same if each.source != new.source]:
+            device, jit_compile = new.callers
+            raise KernelError(
+                self.name, f"{others[0]} and {new.source} are both its variant for {device=}, {jit_compile=}"
+            )
+        self._implementations = [each for each in self._implementations if each not in same] + [new]
+
+    def _choose(self) -> _Implementation[P, R]:
+        """Return the implementation for the code that is calling now."""
+        if len(self._implementations) == 1:
+            return self._implementations[0]
+        device = _caller_device() if any(each.device for each in self._implementations) else None
+        compiled = _caller_is_xla()
+        callers = (None, device), (None, compiled)
+        fitting = [
+            each for each in self._implementations if each.device in callers[0] and each.jit_compile in callers[1]
+        ]
+        # Most conditions first; reversed, as `max` keeps the first of equals and the later one is to win.
+        return max(reversed(fitting), key=lambda each: -each.callers.count(None))
+
+    def _trace(self, implementation: _Implementation[P, R], signature: Signature) -> Callable[..., R]:
+        """Return the shared trace of `implementation` for `signature`, made at its first use."""
+        with self._lock:
+            if (implementation, signature) not in self._traces:
+                function = tf.function(implementation.function, input_signature=signature, autograph=False)
+                # Outside the caller's graph and without its device: the next caller may be on another one. Held as a
+                # concrete function: tf.function itself traces again for callers that XLA compiles.
+                with tf.init_scope(), tf.device(None):
+                    self._traces[implementation, signature] = function.get_concrete_function()
+            return self._traces[implementation, signature]
+
+    def _spec(self, parameter: str, tensor: tf.Tensor) -> tf.TensorSpec:
+        if tensor.shape.rank not in (0, 1):
+            raise KernelError(
+                self.name, f"{parameter!r} has shape {tensor.shape}; give it flat: tf.reshape({parameter}, [-1])"
+            )
+        return tf.TensorSpec([None] * tensor.shape.rank, tensor.dtype)
+
+
+def kernel(function: Callable[P, R]) -> Kernel[P, R]:
+    """Compile `function`, of scalars and flat tensors, so that one trace a dtype serves every caller."""
+    return Kernel(function)
+
+
+def _caller_device() -> str:
+    """Return the device type that ops of the caller go to: its device scope, else TensorFlow's default."""
+    # TensorFlow has no public way to read the scope but to make an op in it; unused, it is pruned from the graph.
+    device: str | None = tf.DeviceSpec.from_string(tf.constant(0.0).device).device_type
+    return device or ("GPU" if tf.config.get_visible_devices("GPU") else "CPU")
+
+
+def _caller_is_xla() -> bool:
+    """Return whether the caller is being traced for `jit_compile=True`, or is inside such a function."""
+    # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
+    return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))

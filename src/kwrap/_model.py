@@ -1,0 +1,235 @@
+"""Whole models: wrap_model, clone_model, unwrap_model, bypass, and finding the hooks that are there."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from kwrap import _keras
+from kwrap._cloning import copy_model
+from kwrap._follow import follow, forget_traces
+from kwrap._hook import Hook, Rule, Where
+from kwrap._plan import HooksLike, Plan, as_rules, check_model, current_plan, make_plan
+from kwrap._selection import Place, places, select
+from kwrap._surgery import replace_layers
+from kwrap._wrapper import Wrapper
+from kwrap.errors import RuleError, UnknownHookError, WrapperStateError
+
+__all__ = ["bypass", "clone_function", "clone_model", "find_hooks", "plan", "unwrap_model", "wrap_model"]
+
+# Which of a model's hooks: a name, a class, an instance that is on it, or several.
+Chosen = str | type[Hook] | Hook | Sequence[str | type[Hook] | Hook]
+
+
+def plan(
+    model: keras.Model,
+    hooks: HooksLike | None = None,
+    *,
+    where: Where | None = None,
+    exclude: Where | None = None,
+    recursive: bool = True,
+) -> Plan:
+    """Return the plan of `wrap_model` with the same arguments, checked and not applied.
+
+    Without hooks: what is on the model now.
+    """
+    if hooks is None:
+        return current_plan(model)
+    return make_plan("plan", model, hooks, where=where, exclude=exclude, recursive=recursive)
+
+
+def wrap_model(
+    model: keras.Model,
+    hooks: HooksLike | None = None,
+    *,
+    where: Where | None = None,
+    exclude: Where | None = None,
+    recursive: bool = True,
+) -> keras.Model:
+    """Put hooks on layers of `model`, in place, and return it: the same object, compiled as it was.
+
+    Args:
+        model: a built Keras 3 model.
+        hooks: a registered name, a Hook class, an instance (copied for each layer), a Rule (`hook.at(...)`), or a list.
+            The first is outermost for `call`; `parametrize` and `constrain` run in list order.
+        where: the layers: a layer class, a pattern on the path (`*` within a name, `**` across `/`), a compiled regex
+            (searched in the path), a callable `(layer, path) -> bool`, or a list of them. A Rule's own wins. Default:
+            for hooks that change weights only, every layer that has weight targets; for others every layer of their type
+            that holds no layers itself.
+        exclude: the layers to leave out, told in the same ways.
+        recursive: whether to look into nested models.
+
+    Raises:
+        KwrapError: see `kwrap.errors`; nothing was changed then.
+    """
+    return make_plan("wrap_model", model, hooks, where=where, exclude=exclude, recursive=recursive).apply()
+
+
+def clone_model(
+    model: keras.Model,
+    hooks: HooksLike | None = None,
+    *,
+    where: Where | None = None,
+    exclude: Where | None = None,
+    recursive: bool = True,
+) -> keras.Model:
+    """Return a copy of `model` with the hooks on it; `model` itself stays untouched.
+
+    The copy has weights, compile state, optimizer slots and hooks of its own. Without `hooks` it is an exact copy.
+    Arguments and errors as for `wrap_model`.
+
+    Raises:
+        CloneError: Keras cannot rebuild a model of this class.
+    """
+    if hooks is not None:
+        plan(model, hooks, where=where, exclude=exclude, recursive=recursive)  # raises before the work of copying
+    check_model(model)
+    copy = copy_model(model)
+    return copy if hooks is None else wrap_model(copy, hooks, where=where, exclude=exclude, recursive=recursive)
+
+
+def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool = True) -> keras.Model:
+    """Take all hooks off `model`, or some, in place, and return it.
+
+    Args:
+        hooks: names, classes or instances of the hooks to take off; default: all.
+        merge: whether the weights keep the hooks' effect (`Hook.merge`), or are left as they are stored.
+
+    Raises:
+        UnknownHookError: none of the model's hooks is meant.
+        WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weights before it.
+    """
+    check_model(model)
+    removals = [_Removal(place, place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
+    removals = [removal for removal in removals if removal.off or not removal.place.hooks]
+    if hooks is not None and not removals:
+        raise UnknownHookError(str(hooks), sorted({hook.name for _, hook in find_hooks(model)}))
+    for removal in removals:
+        removal.wrapper.finish_loading()
+    values = [value for removal in removals if merge for value in removal.merged()]
+    emptied = [removal for removal in removals if not removal.stay]
+    holders = [holder for removal in emptied for holder in removal.place.holders]
+    with ExitStack() as undo:
+        for removal in removals:
+            undo.callback(removal.wrapper.set_hooks, removal.place.hooks)
+            removal.wrapper.set_hooks(removal.stay)
+        for variable, value in values:
+            undo.callback(variable.assign, _keras.read(variable))
+            variable.assign(value)
+        for removal in removals:
+            undo.callback(removal.wrapper.engage)
+            removal.settle()
+        undo.callback(replace_layers, holders, [(removal.place.layer, removal.wrapper) for removal in emptied])
+        replace_layers(holders, [(removal.wrapper, removal.place.layer) for removal in emptied])
+        follow(model, undo)
+        undo.pop_all()
+    return model
+
+
+@dataclass(frozen=True)
+class _Removal:
+    """The hooks that are taken off one layer."""
+
+    place: Place
+    wrapper: Wrapper
+    off: tuple[Hook, ...]
+
+    @property
+    def stay(self) -> tuple[Hook, ...]:
+        """The hooks that stay."""
+        return tuple(hook for hook in self.place.hooks if hook not in self.off)
+
+    def merged(self) -> list[tuple[keras.Variable, Any]]:
+        """Return (variable, value) that the hooks leave in the weights."""
+        for position, hook in enumerate(self.place.hooks):
+            before = [other for other in self.place.hooks[:position] if other in self.stay and _changes_weights(other)]
+            if hook in self.off and before and _changes_weights(hook):
+                raise WrapperStateError(
+                    f"hook {hook.name!r} at {self.place.path!r} cannot be merged exactly while {before[0].name!r}, "
+                    f"which acts on the weights before it, stays: take {before[0].name!r} off too, or drop the effect of "
+                    f"{hook.name!r} with merge=False."
+                )
+        merged: list[tuple[keras.Variable, Any]] = self.wrapper.weight_hooks.merged(self.off)
+        return merged
+
+    def settle(self) -> None:
+        """Let the hooks that stay have the weights stored as they want; let go of the layer if none does."""
+        if self.stay:
+            self.wrapper.weight_hooks.project()
+        else:
+            self.wrapper.disengage()
+
+
+def _changes_weights(hook: Hook) -> bool:
+    """Tell whether merging the hook may leave other values than are stored."""
+    return hook.overrides("merge") or (hook.overrides("parametrize") and hook.phase != "training")
+
+
+@contextmanager
+def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Model]:
+    """Inside the context the model works without those hooks' effect on calls and on the weights as read.
+
+    In place, for an A/B look; not for two threads. What hooks have stored in the weights (a pruned zero) stays.
+    """
+    check_model(model)
+    chosen = [(place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
+    if hooks is not None and not any(off for _, off in chosen):
+        raise UnknownHookError(str(hooks), sorted({hook.name for _, hook in find_hooks(model)}))
+    before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
+    try:
+        for wrapper, off in chosen:
+            wrapper.bypassed = (*wrapper.bypassed, *off)
+        forget_traces(model)
+        yield model
+    finally:
+        for wrapper, bypassed in before:
+            wrapper.bypassed = bypassed
+        forget_traces(model)
+
+
+def find_hooks(model: keras.Model, hook: str | type[Hook] | None = None) -> list[tuple[str, Hook]]:
+    """Return (path, hook) of each hook on `model`: those of a name or class, or all."""
+    check_model(model)
+    return [(place.path, found) for place in places(model) for found in _those_of(place, hook)]
+
+
+def clone_function(
+    hooks: HooksLike, *, where: Where | None = None, exclude: Where | None = None
+) -> Callable[[keras.Layer], keras.Layer]:
+    """Return a `clone_function` for `keras.models.clone_model`: fresh layers, those that are meant in a Wrapper.
+
+    Keras gives such a function no path: patterns see the layer's name alone.
+    """
+    rules = as_rules("clone_function", hooks, where, exclude)
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        copy = type(layer).from_config(layer.get_config())
+        place = Place(layer.name, layer, None, ())
+        chosen = [rule.hook for rule in rules if _is_meant(rule, place)]
+        return Wrapper(copy, [type(hook).from_config(hook.get_config()) for hook in chosen]) if chosen else copy
+
+    return clone
+
+
+def _is_meant(rule: Rule, place: Place) -> bool:
+    try:
+        return bool(select(rule, [place])[0])
+    except RuleError:
+        return False
+
+
+def _those_of(place: Place, hooks: Any) -> tuple[Hook, ...]:
+    """Return those of the place's hooks that `hooks` means: by name, registered name, class or identity; None: all."""
+    if hooks is None:
+        return place.hooks
+    chosen = list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [hooks]
+    return tuple(
+        hook
+        for hook in place.hooks
+        if any(
+            hook is one or one in (hook.name, hook.hook_name) or (isinstance(one, type) and isinstance(hook, one))
+            for one in chosen
+        )
+    )

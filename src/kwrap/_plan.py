@@ -1,0 +1,305 @@
+"""Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
+
+import html
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import keras
+
+from kwrap import _keras
+from kwrap._follow import follow
+from kwrap._hook import Hook, Rule, Where
+from kwrap._plugins import plugins
+from kwrap._registry import registered, use
+from kwrap._selection import Place, Skipped, places, select
+from kwrap._surgery import replace_layers
+from kwrap._weights import targets_of
+from kwrap._wrapper import Wrapper, check_hooks
+from kwrap.errors import ModelTypeError, NoHooksError, PlanError, UnsupportedModelError, WrapperStateError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Entry", "HooksLike", "Plan", "Problem", "as_rules", "check_model", "current_plan", "make_plan"]
+
+HookLike: TypeAlias = str | type[Hook] | Hook | Rule
+HooksLike: TypeAlias = HookLike | Sequence[HookLike]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a plugin has against a plan, from its `kwrap_check_plan`."""
+
+    message: str
+    path: str | None = None
+    plugin: str | None = None
+
+    def __str__(self) -> str:
+        at = f"{self.path}: " if self.path else ""
+        return f"{at}{self.message}" + (f" (says {self.plugin})" if self.plugin else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What a plan does at one layer."""
+
+    place: Place
+    hooks: tuple[Hook, ...]
+
+    @property
+    def path(self) -> str:
+        """The layer's path."""
+        return self.place.path
+
+    @property
+    def layer(self) -> keras.Layer:
+        """The layer itself, not its Wrapper."""
+        return self.place.layer
+
+    @property
+    def all_hooks(self) -> tuple[Hook, ...]:
+        """The hooks that are there, and after them those that the plan adds."""
+        return (*self.place.hooks, *self.hooks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry as JSON values."""
+        weights = {
+            target.name: list(target.shape)
+            for hook in self.all_hooks
+            for target in hook.select_targets(self.layer, self.path)
+        }
+        return {
+            "path": self.path,
+            "layer": type(self.layer).__name__,
+            "weights": weights,
+            "hooks": [
+                {"name": hook.name, "added": hook in self.hooks, "config": hook.get_config()} for hook in self.all_hooks
+            ],
+        }
+
+
+class Plan:
+    """Which hooks go on which layers of `model`, in which order, and what was left out and why.
+
+    Shown as a table by `print`, by rich and in a notebook; `as_dict` and `to_json` give it as data.
+    """
+
+    def __init__(self, model: keras.Model, entries: Sequence[Entry], skipped: Sequence[Skipped]) -> None:
+        self.model = model
+        self.entries = tuple(entries)
+        self.skipped = tuple(skipped)
+
+    def apply(self) -> keras.Model:
+        """Put the hooks on the model, in place; return the model.
+
+        Everything is built and checked before anything changes; a failure in the middle leaves the model as it was.
+
+        Raises:
+            HookCallError: a hook raised while it was built or checked.
+            OutputChangedError: a hook would change its layer's output unannounced.
+        """
+        added = [entry for entry in self.entries if entry.hooks]
+        wrappers = [_prepare(entry) for entry in added]
+        pairs = [
+            (entry.layer, wrapper)
+            for entry, wrapper in zip(added, wrappers, strict=True)
+            if entry.place.wrapper is None
+        ]
+        holders = [holder for entry in added if entry.place.wrapper is None for holder in entry.place.holders]
+        with ExitStack() as undo:
+            undo.callback(_values_restorer(wrappers))
+            undo.callback(replace_layers, holders, [(new, old) for old, new in pairs])
+            replace_layers(holders, pairs)
+            for entry, wrapper in zip(added, wrappers, strict=True):
+                _engage(entry, wrapper, undo)
+            follow(self.model, undo)
+            undo.pop_all()
+        return self.model
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "model": self.model.name,
+            "entries": [entry.as_dict() for entry in self.entries],
+            "skipped": [{"path": item.path, "hook": item.hook, "reason": item.reason} for item in self.skipped],
+        }
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Return the plan as JSON."""
+        return json.dumps(self.as_dict(), indent=indent)
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return (path, layer, weights, hooks) of each entry as text; hooks that the plan adds are marked with +."""
+        rows = []
+        for entry in self.entries:
+            weights = ", ".join(f"{name} {tuple(shape)}" for name, shape in entry.as_dict()["weights"].items())
+            hooks = " > ".join(("+" if hook in entry.hooks else "") + hook.name for hook in entry.all_hooks)
+            rows.append((entry.path, type(entry.layer).__name__, weights, hooks))
+        return rows
+
+    def __repr__(self) -> str:
+        rows = [("path", "layer", "weights", "hooks"), *self.rows()]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        skipped = [f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped]
+        return "\n".join([f"plan for {self.model.name!r}", *lines, *skipped])
+
+    def __rich__(self) -> "Table":
+        from rich.table import Table
+
+        table = Table("path", "layer", "weights", "hooks", title=f"plan for {self.model.name}")
+        for row in self.rows():
+            table.add_row(*row)
+        if self.skipped:
+            table.caption = "\n".join(f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped)
+        return table
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in ("path", "layer", "weights", "hooks"))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()
+        )
+        skipped = "".join(
+            f"<li>{html.escape(f'{item.path}: {item.reason} ({item.hook})')}</li>" for item in self.skipped
+        )
+        return f"<table><tr>{head}</tr>{body}</table>" + (f"<p>skipped</p><ul>{skipped}</ul>" if skipped else "")
+
+
+def make_plan(
+    function: str,
+    model: keras.Model,
+    hooks: HooksLike | None,
+    *,
+    where: Where | None,
+    exclude: Where | None,
+    recursive: bool,
+) -> Plan:
+    """Return the checked plan of putting `hooks` on `model`; `function` is named in errors."""
+    check_model(model)
+    rules = as_rules(function, hooks, where, exclude)
+    all_places = places(model, recursive=recursive)
+    chosen: dict[int, tuple[Place, list[Hook]]] = {}
+    skipped: list[Skipped] = []
+    for rule in rules:
+        meant, left_out = select(rule, all_places)
+        skipped.extend(left_out)
+        for place in meant:
+            chosen.setdefault(id(place.layer), (place, []))[1].append(rule.hook)
+    entries = [Entry(place, tuple(chosen[id(place.layer)][1])) for place in all_places if id(place.layer) in chosen]
+    for entry in entries:
+        _check_entry(entry)
+    plan = Plan(model, entries, skipped)
+    problems = [
+        problem for _, answer in plugins.answers("kwrap_check_plan", model=model, plan=plan) for problem in answer
+    ]
+    if problems:
+        raise PlanError(problems)
+    return plan
+
+
+def current_plan(model: keras.Model) -> Plan:
+    """Return what is on `model` now."""
+    check_model(model)
+    return Plan(model, [Entry(place, ()) for place in places(model) if place.hooks], [])
+
+
+def check_model(model: object) -> None:
+    """Raise unless `model` is a Keras 3 model."""
+    if isinstance(model, keras.Model):
+        return
+    module = type(model).__module__
+    if module.startswith(("tf_keras", "keras.engine", "keras.src.engine", "tensorflow.python.keras")):
+        raise ModelTypeError(
+            f"{model!r} is a model of {module.partition('.')[0]} (Keras 2); kwrap works with Keras "
+            f"{keras.__version__}. Build it with `import keras`."
+        )
+    raise ModelTypeError(f"expected a keras.Model, got {model!r} (a {module}.{type(model).__qualname__})")
+
+
+def as_rules(function: str, hooks: HooksLike | None, where: Where | None, exclude: Where | None) -> list[Rule]:
+    """Return the rules that `hooks` stand for; a rule's own `where` and `exclude` win over the arguments."""
+    given = (
+        list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [] if hooks is None else [hooks]
+    )
+    if not given:
+        raise NoHooksError(function, [hook.name for hook in registered()])
+    return [_as_rule(function, hook, where, exclude) for hook in given]
+
+
+def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | None) -> Rule:
+    if isinstance(given, Rule):
+        return Rule(
+            given.hook,
+            where if given.where is None else given.where,
+            exclude if given.exclude is None else given.exclude,
+        )
+    if isinstance(given, str):
+        return Rule(use(given), where, exclude)
+    if isinstance(given, type) and issubclass(given, Hook):
+        return Rule(given(), where, exclude)
+    if isinstance(given, Hook):
+        return Rule(given, where, exclude)
+    raise TypeError(
+        f"{function}: expected a hook's name, a Hook class, an instance, a Rule, or a list of them; got {given!r}"
+    )
+
+
+def _check_entry(entry: Entry) -> None:
+    layer, path = entry.layer, entry.path
+    for holder in entry.place.holders:
+        if not (isinstance(holder, keras.Sequential) or _keras.is_plain_graph(holder)):
+            kind = "a subclassed model" if isinstance(holder, keras.Model) else "a composite layer"
+            raise UnsupportedModelError(
+                f"{path!r} is held by {holder.name!r}, {kind} ({type(holder).__name__}): hooks go on the layers of "
+                "Sequential and Functional models, and of those nested in them. Leave it out with exclude=..., or name "
+                "other layers with where=..."
+            )
+    if not layer.built:
+        raise WrapperStateError(
+            f"layer {path!r} is not built: give the model an Input, or call it once on data, before wrapping"
+        )
+    check_hooks(layer, entry.all_hooks, path)
+
+
+# --- applying --------------------------------------------------------------------------------------------------------
+
+
+def _prepare(entry: Entry) -> Wrapper:
+    """Return a Wrapper with copies of the entry's hooks, built, filled and checked; the model does not know it yet."""
+    copies = [type(hook).from_config(hook.get_config()) for hook in entry.hooks]
+    wrapper = Wrapper(entry.layer, [*entry.place.hooks, *copies], path=entry.path)
+    wrapper.initialize_hooks()
+    if any(hook.overrides("call") for hook in copies):
+        for args, kwargs, outputs in _keras.recorded_calls(entry.place.held):
+            spec = outputs[0] if len(outputs) == 1 else entry.layer.compute_output_spec(*args, **kwargs)
+            wrapper.check_call(args, kwargs, spec)
+    return wrapper
+
+
+def _values_restorer(wrappers: Iterable[Wrapper]) -> Callable[[], None]:
+    """Return what gives the wrapped weights their present values back."""
+    values = [
+        (target.variable, _keras.read(target.variable)) for wrapper in wrappers for target in targets_of(wrapper.hooks)
+    ]
+
+    def restore() -> None:
+        for variable, value in values:
+            variable.assign(value)
+
+    return restore
+
+
+def _engage(entry: Entry, wrapper: Wrapper, undo: ExitStack) -> None:
+    """Let the new hooks act, through the Wrapper that is there or the new one."""
+    old = entry.place.wrapper
+    if old is None:
+        undo.callback(wrapper.disengage)
+        wrapper.engage()
+    else:
+        undo.callback(old.set_hooks, tuple(old.hooks))
+        old.set_hooks(wrapper.hooks)
+        old.make_ready()
+        old.weight_hooks.project()

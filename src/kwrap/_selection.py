@@ -1,0 +1,165 @@
+"""Selection: the layers of a model, their paths, and which of them a rule means."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import keras
+
+from kwrap import _keras
+from kwrap._hook import Hook, Rule, Where
+from kwrap._wrapper import Wrapper
+from kwrap.errors import LayerTypeError, RuleError, listed, nearest
+
+__all__ = ["Place", "Skipped", "places", "select"]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A layer's place in a model: names joined by "/", the model's own left out.
+
+    Where a path would stand twice, the second layer's ends in "#2". A layer reached by two ways has the first one's.
+    """
+
+    path: str
+    layer: keras.Layer
+    wrapper: Wrapper | None
+    holders: tuple[keras.Layer, ...]
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """The hooks that are on the layer."""
+        return tuple(self.wrapper.hooks) if self.wrapper is not None else ()
+
+    @property
+    def held(self) -> keras.Layer:
+        """What stands in the model: the Wrapper, or the layer itself."""
+        return self.layer if self.wrapper is None else self.wrapper
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer that a rule looked at and left out."""
+
+    path: str
+    hook: str
+    reason: str
+
+
+def places(model: keras.Layer, *, recursive: bool = True) -> list[Place]:
+    """Return the places of a model's layers, parents before what they hold; no input layers, no RNN cells."""
+    found: dict[int, Place] = {}
+    taken: set[str] = set()
+    for path, held, holder in _walk(model, "", recursive, set()):
+        known = found.get(id(held))
+        if known is not None:
+            found[id(held)] = replace(known, holders=(*known.holders, holder))
+            continue
+        wrapper = held if isinstance(held, Wrapper) else None
+        unique = _unique(path, taken)
+        found[id(held)] = Place(unique, held.layer if wrapper else held, wrapper, (holder,))
+    return list(found.values())
+
+
+def _walk(
+    holder: keras.Layer, prefix: str, recursive: bool, entered: set[int]
+) -> Iterator[tuple[str, keras.Layer, keras.Layer]]:
+    entered.add(id(holder))
+    for held in _keras.sublayers(holder):
+        if isinstance(held, keras.layers.InputLayer | Hook):
+            continue
+        path = f"{prefix}{held.name}"
+        yield path, held, holder
+        layer = held.layer if isinstance(held, Wrapper) else held
+        # A recurrent layer's cell is part of it: its weights are the layer's targets.
+        if recursive and id(layer) not in entered and not isinstance(layer, keras.layers.RNN):
+            yield from _walk(layer, f"{path}/", recursive, entered)
+
+
+def _unique(path: str, taken: set[str]) -> str:
+    unique, count = path, 1
+    while unique in taken:
+        count += 1
+        unique = f"{path}#{count}"
+    taken.add(unique)
+    return unique
+
+
+def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[Skipped]]:
+    """Return the places that `rule` means, and those that it looked at and left out.
+
+    Raises:
+        RuleError: it means none; the message has the nearest paths.
+        LayerTypeError: all that its pattern matches are of types that the hook is not made for.
+    """
+    looked_at = [place for place in all_places if rule.where is None or matches(rule.where, place)]
+    if not looked_at:
+        raise RuleError(str(rule), "matches no layer of the model", _near(rule.where, all_places))
+    chosen, skipped = [], []
+    for place in looked_at:
+        reason = _why_not(rule, place)
+        if reason is None:
+            chosen.append(place)
+        elif rule.where is not None or _keras.has_own_weights(place.layer):
+            skipped.append(Skipped(place.path, rule.hook.name, reason))
+    if not chosen:
+        _raise_none_left(rule, looked_at, skipped)
+    return chosen, skipped
+
+
+def matches(where: Where, place: Place) -> bool:
+    """Tell whether `where` names the place."""
+    if isinstance(where, type):
+        return isinstance(place.layer, where)
+    if isinstance(where, str):
+        return _pattern(where).fullmatch(place.path) is not None
+    if isinstance(where, re.Pattern):
+        return where.search(place.path) is not None
+    if isinstance(where, Sequence):
+        return any(matches(part, place) for part in where)
+    if callable(where) and not isinstance(where, keras.Layer):
+        return bool(where(place.layer, place.path))
+    raise RuleError(
+        f"where={where!r}",
+        "is not a layer class, a pattern on the path, a compiled regex, a callable (layer, path) -> bool, or a list of "
+        "them",
+    )
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Compile a pattern on paths: `*` within a name, `**` across `/`."""
+    parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*\*|\*|\?)", text)))
+
+
+def _why_not(rule: Rule, place: Place) -> str | None:
+    hook, layer = rule.hook, place.layer
+    if rule.exclude is not None and matches(rule.exclude, place):
+        return "excluded"
+    if not isinstance(layer, hook.layer_type):
+        return f"a {type(layer).__name__}; the hook is made for {', '.join(cls.__name__ for cls in hook.layer_type)}"
+    if not hook.overrides("call") and (hook.overrides("parametrize") or hook.overrides("constrain")):
+        return None if hook.select_targets(layer, place.path) else "none of its own weights is a target of the hook"
+    named = rule.where is not None or any(
+        isinstance(layer, cls) for cls in hook.layer_type if cls is not keras.layers.Layer
+    )
+    return (
+        None
+        if named or not _keras.sublayers(layer) or isinstance(layer, keras.layers.RNN)
+        else "holds layers; name it with where=... to put the hook on it"
+    )
+
+
+def _raise_none_left(rule: Rule, looked_at: Sequence[Place], skipped: Sequence[Skipped]) -> None:
+    first = looked_at[0]
+    if rule.where is not None and not any(isinstance(place.layer, rule.hook.layer_type) for place in looked_at):
+        raise LayerTypeError(
+            rule.hook.name, first.path, type(first.layer).__name__, [cls.__name__ for cls in rule.hook.layer_type]
+        )
+    reasons = listed((f"{item.path}: {item.reason}" for item in skipped), limit=6)
+    raise RuleError(str(rule), f"leaves no layer ({reasons})")
+
+
+def _near(where: Where | None, all_places: Sequence[Place]) -> list[str]:
+    paths = [place.path for place in all_places]
+    return (nearest(where, paths, 5) if isinstance(where, str) else []) or paths[:5]

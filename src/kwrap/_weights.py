@@ -1,0 +1,132 @@
+"""What the hooks of one Wrapper do to the weights of its layer: as read, as stored, on being taken off."""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+
+from kwrap import _keras
+from kwrap._blame import blaming
+from kwrap._constraint import constrain, project, release
+from kwrap._hook import Hook, accepts
+from kwrap._targets import WeightTarget
+from kwrap.errors import WrapperStateError
+
+__all__ = ["WeightHooks"]
+
+
+class WeightHooks:
+    """Lets hooks act on the weights of a layer, from `engage` to `disengage`.
+
+    Attributes:
+        frozen: the variables that stopped training because of a hook that `freezes`.
+    """
+
+    def __init__(self, layer: keras.Layer) -> None:
+        self.layer = layer
+        self.engaged = False
+        self.frozen: list[keras.Variable] = []
+        self._hooks: tuple[Hook, ...] = ()
+        self._quantization = _keras.quantization(layer)
+
+    def engage(self, hooks: Sequence[Hook]) -> None:
+        """Let `hooks` act instead of those before: entries in the constraints' chains, in order, and frozen targets."""
+        self.disengage()
+        self.engaged, self._hooks = True, tuple(hooks)
+        self._quantization = _keras.quantization(self.layer)
+        for hook in hooks:
+            for target in hook.target_weights:
+                if hook.overrides("constrain"):
+                    constrain(target.variable, hook, functools.partial(_constrained, hook, target))
+                if hook.freezes and target.variable.trainable:
+                    self.frozen.append(target.variable)
+                    target.variable.trainable = False
+
+    def disengage(self) -> None:
+        """Undo `engage`; values stay."""
+        for hook in self._hooks:
+            for target in hook.target_weights:
+                release(target.variable, hook)
+        for variable in self.frozen:
+            variable.trainable = self.layer.trainable
+        self.frozen.clear()
+        self.engaged, self._hooks = False, ()
+
+    def project(self) -> None:
+        """Store each target as the hooks want it stored."""
+        for target in targets_of(self._hooks):
+            project(target.variable)
+
+    def read(self, hooks: Sequence[Hook], training: Any) -> dict[int, tuple[keras.Variable, Any]]:
+        """Return (variable, value that the layer is to read) by the variable's id, for the targets of `hooks`.
+
+        Raises:
+            WrapperStateError: the layer was quantized, or got Keras' LoRA, since `engage`.
+            HookCallError: a hook raised, or returned a value of another shape or dtype.
+        """
+        if _keras.quantization(self.layer) != self._quantization:
+            raise WrapperStateError(
+                f"layer {self.layer.name!r} was quantized, or got Keras' LoRA, while it was wrapped: its hooks "
+                f"{[hook.name for hook in hooks]} would act on weights that are no longer read. "
+                "Unwrap, quantize, wrap again."
+            )
+        # In the variables' own dtype, also inside a layer of mixed precision.
+        with _keras.AutocastScope(None):
+            return {id(t.variable): (t.variable, _parametrized(t, hooks, bool(training))) for t in targets_of(hooks)}
+
+    def merged(self, hooks: Sequence[Hook]) -> list[tuple[keras.Variable, Any]]:
+        """Return (variable, value) that `hooks` leave in their targets when they are taken off."""
+        return [(target.variable, _merged(target, hooks)) for target in targets_of(hooks)]
+
+
+def targets_of(hooks: Iterable[Hook]) -> list[WeightTarget]:
+    """Return the targets of `hooks`, each once."""
+    return list({id(target.variable): target for hook in hooks for target in hook.target_weights}.values())
+
+
+def _changes(hook: Hook, target: WeightTarget) -> bool:
+    return any(target.variable is own.variable for own in hook.target_weights)
+
+
+def _constrained(hook: Hook, target: WeightTarget, value: Any, updated: bool) -> Any:
+    keywords = {}
+    if accepts(type(hook).constrain, "step"):
+        step = _keras.read(hook.state(target, "step"))
+        keywords["step"] = step if updated else None
+    with blaming(hook, "constrain"):
+        value = _checked(hook.constrain(target, value, **keywords), target)
+    if updated and keywords:
+        hook.state(target, "step").assign(step + 1)
+    return value
+
+
+def _parametrized(target: WeightTarget, hooks: Iterable[Hook], training: bool) -> Any:
+    value = _keras.read(target.variable)
+    for hook in hooks:
+        if _changes(hook, target):
+            keywords = {"training": training} if accepts(type(hook).parametrize, "training") else {}
+            with blaming(hook, "parametrize"):
+                value = _checked(hook.parametrize(target, value, **keywords), target)
+    return value
+
+
+def _merged(target: WeightTarget, hooks: Iterable[Hook]) -> Any:
+    value = _keras.read(target.variable)
+    for hook in hooks:
+        if _changes(hook, target):
+            if hook.overrides("constrain"):
+                value = _constrained(hook, target, value, updated=False)
+            with blaming(hook, "merge"):
+                value = _checked(hook.merge(target, value), target)
+    return value
+
+
+def _checked(value: Any, target: WeightTarget) -> Any:
+    """Return a hook's `value` for a weight; raise unless it has the weight's shape and dtype."""
+    value = keras.ops.convert_to_tensor(value)
+    expected = keras.backend.standardize_dtype(target.dtype), target.shape
+    received = keras.backend.standardize_dtype(value.dtype), tuple(value.shape)
+    if received != expected:
+        raise ValueError(f"it returned {received} for weight {target.name!r}, which is {expected}")
+    return value

@@ -1,0 +1,376 @@
+"""Wrapper: the generic layer that holds a layer and its hooks, and dispatches build and call to them."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from kwrap import _keras
+from kwrap._blame import blaming
+from kwrap._chain import Arguments, CallSignature, Link, call_through, describe
+from kwrap._hook import Hook, repeated_names
+from kwrap._registry import record, revive
+from kwrap._scope import ReadScope
+from kwrap._weights import WeightHooks
+from kwrap.errors import (
+    DuplicateHookError,
+    HookDefinitionError,
+    LayerTypeError,
+    OutputChangedError,
+    WrapperStateError,
+)
+
+__all__ = ["Wrapper"]
+
+
+class Wrapper(keras.layers.Layer):
+    """A layer with hooks around it, in every other respect the layer itself.
+
+    Its name, call signature, masks, shapes, weights and attributes are the layer's (`wrapper.kernel` reads
+    `wrapper.layer.kernel`). The first hook is outermost for `call`; `parametrize` and `constrain` run in list order.
+    A hook that does not override a method is not in its path.
+
+    Args:
+        layer: any Keras layer, built or not.
+        hooks: hooks that are on no other layer; they belong to this Wrapper from then on.
+        name: default: the layer's.
+        path: the layer's place in its model, which errors and `Hook.path` show; default: the name.
+
+    Raises:
+        LayerTypeError: a hook is not made for this layer.
+        DuplicateHookError: two hooks have one name.
+        HookCallError: a hook raised; the cause is chained.
+    """
+
+    def __new__(cls, layer: keras.Layer, *args: Any, **kwargs: Any) -> "Wrapper":
+        wrapper: Wrapper = super().__new__(_class_for(type(layer)), layer, *args, **kwargs)
+        return wrapper
+
+    def __init__(
+        self, layer: keras.Layer, hooks: Sequence[Hook], *, name: str | None = None, path: str | None = None
+    ) -> None:
+        check_hooks(layer, hooks, path or layer.name)
+        # Before Layer.__init__, which reads the signature of `call`: Keras then passes what the wrapped layer takes.
+        object.__setattr__(self, "call", functools.wraps(layer.call)(functools.partial(_dispatch, self)))
+        super().__init__(name=name or layer.name, dtype="float32", autocast=False)
+        self.layer = layer
+        self.hooks: list[Hook] = []
+        self._bypassed: tuple[Hook, ...] = ()
+        self._place = path or self.name
+        self._signature = CallSignature(layer.call)
+        self._loading = False
+        # Past Keras' tracking: a helper, no state.
+        object.__setattr__(self, "weight_hooks", WeightHooks(layer))
+        _keras.mirror_call(self, layer)
+        self.set_hooks(hooks)
+        if layer.built:
+            self.build_hooks()
+
+    # --- the layer's face ----------------------------------------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """Read through to the layer, except for what Keras and TensorFlow keep on every layer themselves."""
+        layer = self.__dict__.get("layer")
+        if layer is None or name in _own_names():
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if name == "enable_lora":
+            raise AttributeError(
+                f"layer {self.name!r} is wrapped: Keras' enable_lora reads its kernel past the hooks; unwrap it first"
+            )
+        return getattr(layer, name)
+
+    def __dir__(self) -> Iterable[str]:
+        """List the layer's attributes and `hooks`: Keras' weight files name what they hold by attribute."""
+        names = {*dir(type(self)), *_own_names(), *dir(self.layer), "hooks"} - {"enable_lora"}
+        return names if hasattr(self.layer, "layer") else names - {"layer"}
+
+    @property
+    def path(self) -> str | None:
+        """The layer's own path of name scopes, with which its variables' paths begin."""
+        path: str | None = self.layer.path
+        return path
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the layer, or a hook with trainable variables of its own, is trainable. Setting it sets both."""
+        return bool(self.layer.trainable) or self.trains_beside
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        for part in (self.layer, *self.hooks):
+            part.trainable = value
+
+    @property
+    def trains_beside(self) -> bool:
+        """Whether a hook has trainable variables of its own."""
+        return any(hook.trainable_variables for hook in self.hooks)
+
+    @property
+    def supports_masking(self) -> bool:
+        """Whether the layer hands masks on."""
+        return bool(self.layer.supports_masking)
+
+    @supports_masking.setter
+    def supports_masking(self, value: bool) -> None:
+        self.layer.supports_masking = value
+
+    @property
+    def input_spec(self) -> Any:
+        """The layer's input spec."""
+        return self.layer.input_spec
+
+    @input_spec.setter
+    def input_spec(self, value: Any) -> None:
+        self.layer.input_spec = value
+
+    def compute_mask(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the layer's output mask."""
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the layer's output shape, as changed by hooks that say `changes_output`."""
+        if not self._changes_output:
+            return self.layer.compute_output_shape(*args, **kwargs)
+        specs, keywords = keras.tree.map_shape_structure(keras.KerasTensor, (args, kwargs))
+        return keras.tree.map_structure(lambda spec: spec.shape, self.compute_output_spec(*specs, **keywords))
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the layer's output spec (KerasTensors), as changed by hooks that say `changes_output`."""
+        if not self._changes_output:
+            return self.layer.compute_output_spec(*args, **kwargs)
+        return _keras.output_spec(self.call, args, kwargs)
+
+    def symbolic_call(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what a call on KerasTensors gives; hooks that keep shape and dtype are not run for it."""
+        if self._changes_output:
+            return self.compute_output_spec(*args, **kwargs)
+        return _keras.symbolic_outputs(self.layer, args, kwargs)
+
+    @property
+    def _changes_output(self) -> bool:
+        return any(link.hook.changes_output for link in self._links)
+
+    def __repr__(self) -> str:
+        return f"<Wrapper of {self.layer!r}, hooks: {[hook.name for hook in self.hooks]}>"
+
+    # --- its hooks -----------------------------------------------------------------------------------------------
+
+    def set_hooks(self, hooks: Sequence[Hook]) -> None:
+        """Make `hooks` the Wrapper's hooks; those that it had may be among them. Weights stay as they are."""
+        _keras.set_tracked(self, "hooks", self.hooks, hooks)
+        self._compose()
+        if self.weight_hooks.engaged:
+            self.weight_hooks.engage(self.hooks)
+
+    @property
+    def bypassed(self) -> tuple[Hook, ...]:
+        """Those hooks that do not act on calls, nor on the weights as read, for the moment."""
+        return self._bypassed
+
+    @bypassed.setter
+    def bypassed(self, hooks: tuple[Hook, ...]) -> None:
+        object.__setattr__(self, "_bypassed", hooks)
+        self._compose()
+
+    def _compose(self) -> None:
+        acting = [hook for hook in self.hooks if not any(hook is bypassed for bypassed in self._bypassed)]
+        # Past Keras' tracking, which knows the hooks by `self.hooks`.
+        object.__setattr__(self, "_links", [Link(hook) for hook in acting if hook.overrides("call")])
+        object.__setattr__(self, "_parametrizing", [hook for hook in acting if hook.overrides("parametrize")])
+
+    def build_hooks(self) -> None:
+        """Create the variables of hooks that have none yet; the layer is built."""
+        for hook in self.hooks:
+            if hook.path is None:
+                with blaming(hook, "build"):
+                    hook.attach(self.layer, self._place)
+        self.built = True
+
+    def initialize_hooks(self) -> None:
+        """Let hooks that are neither initialized nor loaded take their state from the layer's weights."""
+        for hook in self.hooks:
+            if not hook.initialized:
+                with blaming(hook, "initialize"):
+                    hook.initialize(self.layer)
+                hook.initialized = True
+
+    def engage(self) -> None:
+        """Let the hooks act on the weights: as stored, from now on, and frozen where a hook says so."""
+        if not self.weight_hooks.engaged:
+            self.weight_hooks.engage(self.hooks)
+            _keras.move_remat(self.layer, self)
+            self.weight_hooks.project()
+
+    def disengage(self) -> None:
+        """Undo `engage`, but for the values of the weights."""
+        self.weight_hooks.disengage()
+        _keras.move_remat(self, self.layer)
+
+    # --- build and call ------------------------------------------------------------------------------------------
+
+    def build(self, *args: Any, **kwargs: Any) -> None:
+        """Build the layer and the hooks; composites call it with shapes."""
+        if not self.layer.built:
+            self.layer.build(*args, **kwargs)
+        self.make_ready()
+
+    def get_build_config(self) -> Any:
+        """Return what the layer needs to be built."""
+        return self.layer.get_build_config()
+
+    def build_from_config(self, config: Any) -> None:
+        """Build the layer and the hooks when loading."""
+        if not self.layer.built:
+            self.layer.build_from_config(config)
+        if self.layer.built:
+            self.make_ready()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer through its hooks."""
+        if not self._ready:
+            self._prepare(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    @property
+    def _ready(self) -> bool:
+        return self.weight_hooks.engaged and all(hook.initialized for hook in self.hooks)
+
+    def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if _keras.in_many_replicas():
+            raise WrapperStateError(
+                f"wrapped layer {self.name!r} is not built yet and cannot be inside a replica: call the model once "
+                "before, under the strategy's scope."
+            )
+        # `fit` may call a layer for the first time inside a graph; variables and their first values belong outside.
+        with _keras.outside_graphs():
+            if not self.layer.built:
+                _keras.build_for_call(self.layer, args, kwargs)
+            # A file's values come after the first, symbolic calls; only a call on values initializes what is loaded.
+            self._loading = self._loading and _keras.any_symbolic_tensors(tuple(args), dict(kwargs))
+            if self.layer.built:
+                self.make_ready()
+
+    def make_ready(self) -> None:
+        self.build_hooks()
+        # Inside a stateless scope variables have no values yet: the first call outside does the rest.
+        if not self._loading and not _keras.in_stateless_scope():
+            self.initialize_hooks()
+            self.engage()
+
+    def run_layer(self, arguments: Arguments) -> Any:
+        """Call the layer; it reads its weights through `parametrize`."""
+        args, keywords = arguments.args, arguments.keywords
+        training = _training(keywords)
+        hooks = [hook for hook in self._parametrizing if hook.active(training)]
+        if not hooks:
+            return self.layer(*args, **keywords)
+        values = self.weight_hooks.read(hooks, training)
+        with ReadScope(self.layer, values, f"{', '.join(hook.name for hook in hooks)} at {self._place!r}"):
+            return self.layer(*args, **keywords)
+
+    def check_call(self, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any) -> None:
+        """Run the hooks' `call` symbolically, with `outputs` for the layer's; raise what would be raised in a call.
+
+        Args:
+            args, kwargs, outputs: KerasTensors.
+
+        Raises:
+            OutputChangedError: shape or dtype would change unannounced.
+            HookCallError: a hook raises.
+        """
+
+        def trace(args: Any, kwargs: Any, outputs: Any, *, training: bool) -> Any:
+            arguments = self._signature.bind(args, kwargs)
+            return call_through(self._links, lambda _: outputs, arguments, training)
+
+        for training in (True, False):
+            spec = _keras.output_spec(functools.partial(trace, training=training), (args, kwargs, outputs), {})
+            if not self._changes_output and describe(spec) != describe(outputs):
+                raise OutputChangedError(self._links[0].hook.name, self._place, describe(outputs), describe(spec))
+
+    # --- saving --------------------------------------------------------------------------------------------------
+
+    def finish_loading(self) -> None:
+        """Let hooks that nothing was loaded for take their state from the weights that were."""
+        self._loading = False
+        if self.layer.built and not self._ready:
+            self.make_ready()
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the layer's weights under the Wrapper's own key, where a plain model has them."""
+        self.finish_loading()
+        # The average of `use_ema` is taken before the constraint; what is saved satisfies the hooks all the same.
+        self.weight_hooks.project()
+        self.layer.save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the layer's weights."""
+        self.layer.load_own_variables(store)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the layer's config and, for each hook, its name, version, options, plugin and the plugin's version."""
+        return {
+            "name": self.name,
+            "path": self._place,
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            "hooks": [record(hook) for hook in self.hooks],
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "Wrapper":
+        """Return a Wrapper from its config; hooks are resolved by name among those registered and installed."""
+        hooks = [revive(saved, config["path"]) for saved in config["hooks"]]
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
+        wrapper = Wrapper(layer, hooks, name=config["name"], path=config["path"])
+        wrapper._loading = True
+        return wrapper
+
+
+def _dispatch(wrapper: Wrapper, *args: Any, **kwargs: Any) -> Any:
+    """Run a wrapped layer's call."""
+    if not wrapper._links:
+        return wrapper.run_layer(Arguments(wrapper._signature, args, kwargs))
+    arguments = wrapper._signature.bind(args, kwargs)
+    return call_through(wrapper._links, wrapper.run_layer, arguments, bool(_training(kwargs)))
+
+
+def _training(keywords: Mapping[str, Any]) -> Any:
+    given = keywords.get("training")
+    return _keras.call_training() if given is None else given
+
+
+def check_hooks(layer: keras.Layer, hooks: Sequence[Hook], path: str) -> None:
+    """Raise unless `hooks` can stand on `layer` together."""
+    for hook in hooks:
+        if not hook.layer_type:
+            raise HookDefinitionError(hook.hook_name, "is not registered; decorate it with @kwrap.hook(layer_type=...)")
+        if not isinstance(layer, hook.layer_type):
+            raise LayerTypeError(hook.name, path, type(layer).__name__, [cls.__name__ for cls in hook.layer_type])
+    for name in repeated_names(hooks):
+        raise DuplicateHookError(name, path)
+
+
+# --- the Wrapper's class and names -----------------------------------------------------------------------------------
+
+_classes: dict[type[keras.Layer], type[Wrapper]] = {}
+_register: Callable[[type[Wrapper]], type[Wrapper]] = keras.saving.register_keras_serializable("kwrap", "Wrapper")
+_register(Wrapper)
+
+
+def _class_for(layer_class: type[keras.Layer]) -> type[Wrapper]:
+    """Return the subclass of Wrapper that is named after the layer's class.
+
+    Keras' weight files name what a container holds by class: a file of a plain model then fits the wrapped one.
+    """
+    if layer_class not in _classes:
+        subclass = type(layer_class.__name__, (Wrapper,), {"__module__": __name__, "__doc__": Wrapper.__doc__})
+        _classes[layer_class] = _register(subclass)
+        _register(Wrapper)  # Keras maps the one name to the class that was registered last
+    return _classes[layer_class]
+
+
+@functools.cache
+def _own_names() -> frozenset[str]:
+    """Return the names that every Keras layer has of its own, which a Wrapper does not read through."""
+    return frozenset(dir(keras.layers.Layer()))

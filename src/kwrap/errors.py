@@ -1,0 +1,237 @@
+"""Every error and warning of kwrap: each says who, where, what, and the way out.
+
+All errors derive from `KwrapError`, and from the built-in exception that a caller would expect
+(`TypeError`, `ValueError`, `LookupError`, ...). The fields of an error are plain attributes.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "AmbiguousHookError",
+    "CloneError",
+    "DuplicateHookError",
+    "HookCallError",
+    "HookDefinitionError",
+    "KernelError",
+    "KwrapError",
+    "LayerTypeError",
+    "MissingPluginError",
+    "ModelTypeError",
+    "NoHooksError",
+    "OptionError",
+    "OptionValueError",
+    "OutputChangedError",
+    "PlanError",
+    "PluginAnswerError",
+    "PluginWarning",
+    "RuleError",
+    "TargetError",
+    "UnknownHookError",
+    "UnknownPluginError",
+    "UnsupportedModelError",
+    "WrapperStateError",
+]
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Return up to `count` of the `known` names that look most like `name`."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+
+
+def listed(names: Iterable[str], limit: int = 12) -> str:
+    """Return `names` as text for a message; past `limit` only how many more there are."""
+    names = list(names)
+    text = ", ".join(repr(name) for name in names[:limit])
+    return text + (f", and {len(names) - limit} more" if len(names) > limit else "") if names else "none"
+
+
+class KwrapError(Exception):
+    """Base of every error that kwrap raises."""
+
+
+class UnknownHookError(KwrapError, LookupError):
+    """No hook of this name is registered or installed."""
+
+    def __init__(self, name: str, known: Sequence[str], unusable: Sequence[str] = ()) -> None:
+        self.name, self.known, self.nearest, self.unusable = name, list(known), nearest(name, known), list(unusable)
+        hint = f"Did you mean {listed(self.nearest)}? " if self.nearest else ""
+        install = f"If a package defines it, install that package (pip install kwrap-{name.replace('_', '-')}?), "
+        super().__init__(
+            f"no hook is named {name!r}. {hint}The hooks there are: {listed(self.known)}. "
+            + (" ".join(self.unusable) or install + "or see `kwrap plugins` for plugins that are blocked or broken.")
+        )
+
+
+class AmbiguousHookError(KwrapError, LookupError):
+    """Two owners have a hook of this name, so that the name alone does not say which."""
+
+    def __init__(self, name: str, owners: Sequence[str]) -> None:
+        self.name, self.owners = name, list(owners)
+        super().__init__(
+            f"the hook name {name!r} is claimed by {' and '.join(self.owners)}. Pass the class itself instead of its "
+            f"name, or block one of the plugins: kwrap.plugins.block(...), or KWRAP_BLOCK in the environment."
+        )
+
+
+class HookDefinitionError(KwrapError, TypeError):
+    """A hook's class or function does not follow the contract of `kwrap.Hook`."""
+
+    def __init__(self, hook: str, problem: str) -> None:
+        self.hook, self.problem = hook, problem
+        super().__init__(f"hook {hook!r}: {problem}")
+
+
+class OptionError(KwrapError, TypeError):
+    """An option of a hook does not exist, is missing, or cannot be stored in a saved model."""
+
+    def __init__(self, hook: str, option: str, problem: str) -> None:
+        self.hook, self.option, self.problem = hook, option, problem
+        super().__init__(f"hook {hook!r}, option {option!r}: {problem}")
+
+
+class OptionValueError(KwrapError, ValueError):
+    """An option has a value that cannot be: out of range, or at odds with another option."""
+
+    def __init__(self, owner: str, option: str, value: object, problem: str) -> None:
+        self.owner, self.option, self.value, self.problem = owner, option, value, problem
+        super().__init__(f"{owner}: {option}={value!r} {problem}")
+
+
+class NoHooksError(KwrapError, TypeError):
+    """No hooks were given to put on a model."""
+
+    def __init__(self, function: str, known: Sequence[str]) -> None:
+        self.function, self.known = function, list(known)
+        super().__init__(
+            f"{function}() needs at least one hook: a name, a class, an instance or a rule. "
+            f"The hooks there are: {listed(self.known)}."
+        )
+
+
+class RuleError(KwrapError, ValueError):
+    """A rule matches no layer of the model, or its pattern is not one."""
+
+    def __init__(self, rule: str, problem: str, nearest_paths: Sequence[str] = ()) -> None:
+        self.rule, self.problem, self.nearest = rule, problem, list(nearest_paths)
+        hint = f" The nearest paths: {listed(self.nearest)}." if self.nearest else ""
+        super().__init__(f"{rule}: {problem}.{hint}")
+
+
+class LayerTypeError(KwrapError, TypeError):
+    """A hook was put on a layer that it is not made for."""
+
+    def __init__(self, hook: str, path: str, layer: str, layer_types: Sequence[str]) -> None:
+        self.hook, self.path, self.layer, self.layer_types = hook, path, layer, list(layer_types)
+        super().__init__(
+            f"hook {hook!r} cannot go on {path!r} (a {layer}): it is made for {', '.join(self.layer_types)}. "
+            "Choose other layers with where=..., or leave this one out with exclude=..."
+        )
+
+
+class DuplicateHookError(KwrapError, ValueError):
+    """The same hook name twice on one layer."""
+
+    def __init__(self, hook: str, path: str) -> None:
+        self.hook, self.path = hook, path
+        super().__init__(
+            f"layer {path!r} would have two hooks named {hook!r}. Give one of them another name: name='{hook}_2'."
+        )
+
+
+class TargetError(KwrapError, ValueError):
+    """The weights that a hook is to change cannot be told: unknown names, none, or two plugins that disagree."""
+
+
+class PlanError(KwrapError, ValueError):
+    """A plugin's check found problems in a plan; nothing was changed."""
+
+    def __init__(self, problems: Sequence[object]) -> None:
+        self.problems = list(problems)
+        super().__init__("the plan was not applied: " + "; ".join(str(problem) for problem in self.problems))
+
+
+class OutputChangedError(KwrapError, ValueError):
+    """A hook's output differs in shape or dtype from its layer's, and its class does not say `changes_output`."""
+
+    def __init__(self, hook: str, path: str, expected: str, received: str) -> None:
+        self.hook, self.path, self.expected, self.received = hook, path, expected, received
+        super().__init__(
+            f"hook {hook!r} at {path!r} gives {received}, where the layer gives {expected}. "
+            "If that is meant, set `changes_output = True` on the hook's class."
+        )
+
+
+class HookCallError(KwrapError, RuntimeError):
+    """A hook raised; the original exception is the cause (`__cause__`)."""
+
+    def __init__(self, hook: str, plugin: str | None, path: str, during: str, error: BaseException) -> None:
+        self.hook, self.plugin, self.path, self.during = hook, plugin, path, during
+        owner = f" ({plugin})" if plugin else ""
+        blocked = f", or KWRAP_BLOCK={plugin.split()[0]} in the environment" if plugin else ""
+        super().__init__(
+            f"hook {hook!r}{owner} failed at {path!r} in {during}: {type(error).__name__}: {error}. "
+            f"To work without it: kwrap.unwrap_model(model, {hook!r}){blocked}."
+        )
+
+
+class KernelError(KwrapError, TypeError):
+    """A kernel was called with a tensor that is not flat, or was given a variant that does not fit it."""
+
+    def __init__(self, kernel: str, problem: str) -> None:
+        self.kernel, self.problem = kernel, problem
+        super().__init__(f"kernel {kernel!r}: {problem}")
+
+
+class ModelTypeError(KwrapError, TypeError):
+    """What was given is not a Keras 3 model."""
+
+
+class UnsupportedModelError(KwrapError, NotImplementedError):
+    """kwrap cannot put hooks there (yet); nothing was changed."""
+
+
+class CloneError(KwrapError, TypeError):
+    """Keras cannot rebuild a model of this class, so it cannot be cloned; `wrap_model` works in place."""
+
+
+class WrapperStateError(KwrapError, RuntimeError):
+    """A wrapped layer was changed behind its Wrapper's back, or is not ready for what was asked."""
+
+
+class MissingPluginError(KwrapError, LookupError):
+    """A saved model needs a hook whose plugin is not installed, blocked, or broken."""
+
+    def __init__(self, hook: str, path: str, plugin: str | None, version: str | None, problem: str) -> None:
+        self.hook, self.path, self.plugin, self.version, self.problem = hook, path, plugin, version, problem
+        what = f"hook {hook!r} at {path!r}"
+        needs = f" needs plugin {plugin!r}" + (f" ({version})" if version else "") if plugin else ""
+        super().__init__(f"{what}{needs}, {problem}")
+
+
+class UnknownPluginError(KwrapError, LookupError):
+    """No plugin of this name is installed or blocked."""
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        self.name, self.known, self.nearest = name, list(known), nearest(name, known)
+        hint = f" Did you mean {listed(self.nearest)}?" if self.nearest else ""
+        super().__init__(f"no plugin is named {name!r}.{hint} The plugins there are: {listed(self.known)}.")
+
+
+class PluginAnswerError(KwrapError, RuntimeError):
+    """A plugin raised when it was asked; the original exception is the cause (`__cause__`)."""
+
+    def __init__(self, plugin: str, question: str, error: BaseException) -> None:
+        self.plugin, self.question = plugin, question
+        super().__init__(
+            f"plugin {plugin} failed in {question}: {type(error).__name__}: {error}. "
+            f"To work without it: KWRAP_BLOCK={plugin.split()[0]} in the environment."
+        )
+
+
+class PluginWarning(UserWarning):
+    """A plugin could not be loaded, or its name is not as it should be; the others work."""
+
+    def __init__(self, plugin: str, problem: str) -> None:
+        self.plugin, self.problem = plugin, problem
+        super().__init__(f"plugin {plugin!r}{problem}")

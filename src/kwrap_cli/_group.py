@@ -1,0 +1,34 @@
+"""The `kwrap` command and how it finds its subcommands."""
+
+from importlib import import_module
+
+import click
+
+# Name → what `kwrap --help` says of it, so that help imports no command: some import TensorFlow, which takes seconds.
+COMMANDS = {
+    "demo": "Wrap, fine-tune, save, load and unwrap a small network.",
+    "plugins": "List the installed plugins.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that holds the names of its commands, and imports one from the module of its name when it is invoked."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Import the command that `args` begin with; an unknown name is an error that shows the nearest ones."""
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in COMMANDS:
+            command = getattr(import_module(f"kwrap_cli.{name}"), name)
+        return name, command, rest
+
+
+@click.group(
+    cls=LazyGroup,
+    commands={name: click.Command(name, short_help=summary) for name, summary in COMMANDS.items()},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="kwrap")
+def main() -> None:
+    """Change what chosen layers of a Keras 3 model do, and take the change off again."""

@@ -1,0 +1,58 @@
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points, version
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from kwrap_cli import main
+from kwrap_cli._group import COMMANDS
+
+HEAVY = ("kwrap", "keras", "tensorflow")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins"], ["plugins", "--help"]])
+def test_what_needs_no_model_imports_neither_kwrap_nor_tensorflow(arguments: list[str]) -> None:
+    code = f"""
+import sys
+from kwrap_cli import main
+main({arguments!r}, standalone_mode=False)
+print("imported:", [name for name in {HEAVY!r} if name in sys.modules])
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "imported: []"
+
+
+def test_help_lists_every_command_with_what_it_does() -> None:
+    output = CliRunner().invoke(main, ["--help"]).output
+    assert COMMANDS
+    for name, summary in COMMANDS.items():
+        assert f"{name} {summary}" in " ".join(output.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_in_the_module_of_its_name(name: str) -> None:
+    command = getattr(import_module(f"kwrap_cli.{name}"), name)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+
+
+def test_invoking_a_command_runs_the_one_in_its_module() -> None:
+    assert "Usage: kwrap plugins" in CliRunner().invoke(main, ["plugins", "--help"], prog_name="kwrap").output
+
+
+def test_an_unknown_command_is_an_error_that_shows_the_nearest() -> None:
+    result = CliRunner().invoke(main, ["plugin"])
+    assert result.exit_code == 2
+    assert "'plugins'" in result.output
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert version("kwrap") in CliRunner().invoke(main, ["--version"]).output.split()
+
+
+def test_the_installed_script_is_this_group() -> None:
+    (script,) = entry_points(group="console_scripts", name="kwrap")
+    assert script.load() is main

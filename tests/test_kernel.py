@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kwrap import errors
+from kwrap._kernel import Kernel, kernel
+
+DEFAULT = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+
+
+@pytest.fixture
+def traced():
+    """Return the list of what was traced: each implementation of `add` appends its name."""
+    return []
+
+
+@pytest.fixture
+def add(traced):
+    @kernel
+    def add(values, amount=1.0):
+        """Add."""
+        traced.append("add")
+        return values + tf.cast(amount, values.dtype)
+
+    return add
+
+
+def calls(function: tf.types.experimental.GenericFunction, *args) -> list[str]:
+    """Return the names of the functions that the graph of `function` calls, in its branches too."""
+    graph = function.get_concrete_function(*args).graph.as_graph_def()
+    nodes = [*graph.node, *(node for each in graph.library.function for node in each.node_def)]
+    return [node.attr["f"].func.name for node in nodes if node.op in ("PartitionedCall", "StatefulPartitionedCall")]
+
+
+def test_a_kernel_computes_what_its_function_does(add):
+    assert isinstance(add, Kernel)
+    np.testing.assert_array_equal(add(tf.constant([1.0, 2.0]), 3.0), [4.0, 5.0])
+    np.testing.assert_array_equal(add(np.float32([1, 2])), [2.0, 3.0])
+    np.testing.assert_array_equal(add(amount=3.0, values=[1.0]), [4.0])
+
+
+def test_a_kernel_looks_like_its_function(add):
+    assert (add.__name__, add.__doc__, add.__module__) == ("add", "Add.", __name__)
+    assert "add" in repr(add)
+
+
+def test_one_trace_serves_all_lengths_and_all_callers(add, traced):
+    @tf.function
+    def model(x, y):
+        return add(x), add(y, 2.0), tf.cond(y[0] > 0, lambda: add(y, 3.0), lambda: y)
+
+    add(tf.zeros([7]))
+    outputs = model(tf.zeros([3]), tf.ones([5]))
+    tf.function(lambda x: add(x), jit_compile=True)(tf.zeros([2]))
+    tf.function(lambda x: add(x), jit_compile=True)(tf.zeros([4]))
+    assert [len(each) for each in outputs] == [3, 5, 5]
+    assert (add.trace_count, traced) == (1, ["add"])
+
+
+def test_each_dtype_is_one_trace(add, traced):
+    for dtype in ("float32", "float16", "float32", "float16"):
+        assert add(tf.zeros([2], dtype)).dtype == dtype
+    assert (add.trace_count, traced) == (2, ["add"] * 2)
+
+
+def test_a_call_inside_a_function_is_one_op_that_calls_the_shared_trace(add):
+    called = calls(tf.function(lambda x, y: add(x) + add(y)), tf.zeros([3]), tf.zeros([3]))
+    assert len(called) == 2
+    assert len(set(called)) == 1
+
+
+def test_gradients_flow_through_a_kernel():
+    @kernel
+    def cube(values):
+        return values**3
+
+    x = tf.constant([1.0, 2.0])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.function(cube)(x)
+    np.testing.assert_allclose(tape.gradient(y, x), [3.0, 12.0])
+
+
+def test_a_trace_made_under_a_device_scope_is_not_bound_to_it():
+    devices = []
+
+    @kernel
+    def where(values):
+        result = tf.identity(values)
+        devices.append(result.device)
+        return result
+
+    with tf.device("CPU:0"):
+        tf.function(where)(tf.zeros([1]))
+    assert devices == [""]
+
+
+def test_a_caller_that_xla_compiles_gets_the_variant_for_it(add, traced):
+    @add.variant(jit_compile=True)
+    def add_xla(values, amount=1.0):
+        traced.append("xla")
+        return values + tf.cast(amount, values.dtype) + 100
+
+    def branch(x):
+        return tf.cond(x[0] > 0, lambda: add(x), lambda: x)
+
+    x = tf.ones([1])
+    assert add(x) == 2
+    assert tf.function(branch)(x) == 2
+    assert tf.function(branch, jit_compile=True)(x) == 102
+    assert tf.function(tf.function(branch), jit_compile=True)(x) == 102
+    assert add(x) == 2
+    assert (add.trace_count, traced) == (2, ["add", "xla"])
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [(None, DEFAULT), ("CPU:0", "CPU"), ("GPU:0", "GPU"), ("TPU:0", "any")]
+)
+def test_the_variant_is_chosen_by_the_device_of_the_caller(device, expected):
+    @kernel
+    def on_any(values):
+        return values
+
+    @on_any.variant(device="cpu")
+    def on_CPU(values):  # noqa: N802
+        return values
+
+    @on_any.variant(device="GPU")
+    def on_GPU(values):  # noqa: N802
+        return values
+
+    @tf.function
+    def caller(x):
+        with tf.device(device):
+            return on_any(x)
+
+    (called,) = calls(caller, tf.zeros([1]))  # traced, not run: the machine need not have the device
+    assert f"on_{expected}_" in called
+
+
+def test_the_variant_with_most_conditions_wins_then_the_later_one(add):
+    x = tf.zeros([1])
+    add.variant(device=DEFAULT)(lambda values, amount: values + 10)
+    assert add(x) == 10
+    add.variant(jit_compile=False)(lambda values, amount: values + 20)
+    assert add(x) == 20
+    add.variant(device=DEFAULT, jit_compile=False)(lambda values, amount: values + 30)
+    assert add(x) == 30
+    assert tf.function(add, jit_compile=True)(x) == 10
+
+
+def test_a_variant_defined_again_replaces_its_former_definition(add):
+    def define(result):
+        @add.variant(jit_compile=False)
+        def same(values, amount):
+            return values + result
+
+    define(10)
+    assert add([0.0]) == 10
+    define(20)
+    assert add([0.0]) == 20
+
+
+def test_the_decorated_variant_stays_a_plain_function(add):
+    def other(values, amount):
+        return values
+
+    assert add.variant(jit_compile=True)(other) is other
+
+
+def test_a_tensor_that_is_not_flat_is_an_error_with_the_way_out(add):
+    with pytest.raises(errors.KernelError, match=r"kernel 'add': 'values' has shape \(2, 3\); .*tf\.reshape") as raised:
+        add(tf.zeros([2, 3]))
+    assert raised.value.kernel == "add"
+
+
+def test_a_tensor_of_unknown_rank_is_an_error(add):
+    with pytest.raises(errors.KernelError, match="<unknown>"):
+        tf.function(add, input_signature=[tf.TensorSpec(None)], autograph=False).get_concrete_function()
+
+
+def test_an_argument_that_does_not_exist_is_a_type_error(add):
+    with pytest.raises(TypeError, match="factor"):
+        add(tf.zeros([2]), factor=2)
+
+
+def test_a_kernel_with_parameters_that_cannot_be_tensors_is_an_error():
+    with pytest.raises(errors.KernelError, match=r"\['rest', 'options'\]"):
+
+        @kernel
+        def bad(values, *rest, **options):
+            return values
+
+
+def test_a_variant_without_a_condition_is_an_error(add):
+    with pytest.raises(errors.KernelError, match=r"device=\.\.\. or jit_compile=\.\.\."):
+        add.variant()
+
+
+def test_a_variant_with_other_parameters_is_an_error(add):
+    with pytest.raises(errors.KernelError, match=r"takes \['x'\], where the kernel takes \['values', 'amount'\]"):
+        add.variant(jit_compile=True)(lambda x: x)
+
+
+def test_two_variants_for_the_same_callers_are_an_error_that_names_both(add):
+    def one(values, amount):
+        return values
+
+    def two(values, amount):
+        return values
+
+    add.variant(device="GPU")(one)
+    with pytest.raises(errors.KernelError, match=r"one and .*two are both its variant for device='GPU'"):
+        add.variant(device="gpu")(two)
