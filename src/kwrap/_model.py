@@ -56,8 +56,8 @@ def wrap_model(
             The first is outermost for `call`; `parametrize` and `constrain` run in list order.
         where: the layers: a layer class, a pattern on the path (`*` within a name, `**` across `/`), a compiled regex
             (searched in the path), a callable `(layer, path) -> bool`, or a list of them. A Rule's own wins. Default:
-            for hooks that change weights only, every layer that has weight targets; for others every layer of their type
-            that holds no layers itself.
+            for hooks that change weights only, every layer that has weight targets; for others every layer of their
+            type that holds no layers itself.
         exclude: the layers to leave out, told in the same ways.
         recursive: whether to look into nested models.
 
@@ -148,8 +148,8 @@ class _Removal:
             if hook in self.off and before and _changes_weights(hook):
                 raise WrapperStateError(
                     f"hook {hook.name!r} at {self.place.path!r} cannot be merged exactly while {before[0].name!r}, "
-                    f"which acts on the weights before it, stays: take {before[0].name!r} off too, or drop the effect of "
-                    f"{hook.name!r} with merge=False."
+                    f"which acts on the weights before it, stays: take {before[0].name!r} off too, or drop the effect "
+                    f"of {hook.name!r} with merge=False."
                 )
         merged: list[tuple[keras.Variable, Any]] = self.wrapper.weight_hooks.merged(self.off)
         return merged
