@@ -27,7 +27,8 @@ _KINDS = inspect._ParameterKind
 class Hook(keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
 
-    A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked and saved by Keras.
+    A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked, and its variables
+    saved, by Keras.
     One instance serves one layer; an instance given to `wrap_model` is copied for each layer by its config. Its options
     are what `__init__` takes: they are captured at construction and fixed from then on.
 
@@ -114,7 +115,10 @@ class Hook(keras.layers.Layer):
 
     def merge(self, target: WeightTarget, value: Any) -> Any:
         """Return the value that is left in the weight when the hook is taken off."""
-        return value if self.phase == "training" else self.parametrize(target, value, training=False)
+        if self.phase == "training":
+            return value
+        keywords = {"training": False} if accepts(type(self).parametrize, "training") else {}
+        return self.parametrize(target, value, **keywords)
 
     # --- what a hook uses ----------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Every private thing of Keras that kwrap touches: each with its reason, and a test in tests/test__keras.py.
+"""Every private thing of Keras that kwrap touches: each with its reason, and a test in tests/test_keras.py.
 
 Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads an underscore name of a Keras object.
 """
@@ -169,6 +169,12 @@ def has_own_weights(layer: keras.Layer) -> bool:
     return bool(layer._trainable_variables or layer._non_trainable_variables)
 
 
+def own_weights(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the weights of `layer` itself, and not those of the layers that it holds; an RNN's are its cell's."""
+    owner = layer.cell if isinstance(layer, keras.layers.RNN) else layer
+    return [*owner._trainable_variables, *owner._non_trainable_variables]
+
+
 def all_sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return the layers that `layer` holds at any depth, parents first; a shared one once for each holder."""
     return [inner for held in sublayers(layer) for inner in (held, *all_sublayers(held))]
@@ -233,7 +239,8 @@ def rename_nodes(model: keras.Model, replaced: Mapping[int, tuple[keras.Layer, k
         for old, new in replaced.values()
         for index in range(len(new._inbound_nodes))
     }
-    model._nodes = {keys.get(key, key) for key in model._nodes}
+    # Past `__setattr__`, here and below: Keras would list the attribute, once more each time, as one that it tracks.
+    vars(model)["_nodes"] = {keys.get(key, key) for key in model._nodes}
 
 
 def retrack(holder: keras.Layer, pairs: Mapping[int, tuple[keras.Layer, keras.Layer]]) -> None:
@@ -281,7 +288,7 @@ def refresh_trainable_state(model: keras.Model) -> None:
     """Add and drop the layers that kwrap put there from what Keras compares in `fit`, which warns of any change."""
     known = getattr(model, "_compiled_trainable_state", None)
     if known is not None:
-        model._compiled_trainable_state = {
+        vars(model)["_compiled_trainable_state"] = {
             layer: known.get(layer, layer.trainable) for layer in model._flatten_layers()
         }
 

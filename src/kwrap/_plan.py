@@ -297,9 +297,8 @@ def _engage(entry: Entry, wrapper: Wrapper, undo: ExitStack) -> None:
     old = entry.place.wrapper
     if old is None:
         undo.callback(wrapper.disengage)
-        wrapper.engage()
+        wrapper.make_ready()
     else:
         undo.callback(old.set_hooks, tuple(old.hooks))
         old.set_hooks(wrapper.hooks)
         old.make_ready()
-        old.weight_hooks.project()

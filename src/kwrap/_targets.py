@@ -153,7 +153,7 @@ class KerasLayers:
         if kernels is None:
             return None
         targets = []
-        for variable in layer.weights:
+        for variable in _keras.own_weights(layer):
             axes = kernels.get(variable.name)
             if variable.dtype not in ("float16", "bfloat16", "float32", "float64"):
                 continue  # a quantized kernel has no values that a hook could change

@@ -196,11 +196,10 @@ class Wrapper(keras.layers.Layer):
                 hook.initialized = True
 
     def engage(self) -> None:
-        """Let the hooks act on the weights: as stored, from now on, and frozen where a hook says so."""
+        """Let the hooks act on the weights from now on: as read, as stored, and frozen where a hook says so."""
         if not self.weight_hooks.engaged:
             self.weight_hooks.engage(self.hooks)
             _keras.move_remat(self.layer, self)
-            self.weight_hooks.project()
 
     def disengage(self) -> None:
         """Undo `engage`, but for the values of the weights."""
@@ -252,11 +251,13 @@ class Wrapper(keras.layers.Layer):
                 self.make_ready()
 
     def make_ready(self) -> None:
+        """Build the hooks; where variables have values already, fill the hooks' state and let them act."""
         self.build_hooks()
-        # Inside a stateless scope variables have no values yet: the first call outside does the rest.
+        # Inside a stateless scope there are no values yet: the first call outside does the rest.
         if not self._loading and not _keras.in_stateless_scope():
             self.initialize_hooks()
             self.engage()
+            self.weight_hooks.project()
 
     def run_layer(self, arguments: Arguments) -> Any:
         """Call the layer; it reads its weights through `parametrize`."""

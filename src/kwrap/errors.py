@@ -49,6 +49,10 @@ def listed(names: Iterable[str], limit: int = 12) -> str:
 class KwrapError(Exception):
     """Base of every error that kwrap raises."""
 
+    # Keras replaces an error that lacks this by one with the call's arguments in its text: a RuntimeError without our
+    # fields for classes that take more than a message.
+    _keras_call_info_injected = True
+
 
 class UnknownHookError(KwrapError, LookupError):
     """No hook of this name is registered or installed."""
@@ -166,13 +170,18 @@ class HookCallError(KwrapError, RuntimeError):
     """A hook raised; the original exception is the cause (`__cause__`)."""
 
     def __init__(self, hook: str, plugin: str | None, path: str, during: str, error: BaseException) -> None:
-        self.hook, self.plugin, self.path, self.during = hook, plugin, path, during
+        self.hook, self.plugin, self.path, self.during, self.error = hook, plugin, path, during, error
         owner = f" ({plugin})" if plugin else ""
         blocked = f", or KWRAP_BLOCK={plugin.split()[0]} in the environment" if plugin else ""
         super().__init__(
             f"hook {hook!r}{owner} failed at {path!r} in {during}: {type(error).__name__}: {error}. "
             f"To work without it: kwrap.unwrap_model(model, {hook!r}){blocked}."
         )
+
+    @property  # type: ignore[override]
+    def __cause__(self) -> BaseException:
+        """The original exception; a property, for Keras raises what passes its calls again `from None`."""
+        return self.error
 
 
 class KernelError(KwrapError, TypeError):
