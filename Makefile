@@ -16,7 +16,7 @@ demo: .venv/installed ## the main job on real data: wrap, fine-tune, save, load,
 	$(BIN)/kwrap demo
 
 test: .venv/installed ## all tests, of kwrap and its plugins, and every code block of the documents
-	$(BIN)/pytest -n2 --dist=loadgroup
+	$(BIN)/pytest -n2
 
 lint: .venv/installed ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check $(LINTED)

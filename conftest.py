@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from sybil import Sybil
-from sybil.integration.pytest import SybilItem
 from sybil.parsers.myst import PythonCodeBlockParser
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -46,8 +47,15 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a document's blocks together and in order: each builds on those before it."""
-    for item in items:
-        if isinstance(item, SybilItem):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+class _FilesTogether(LoadFileScheduling):
+    """Give one worker all tests of a file: a document's blocks build on each other, a module's tests share fixtures."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        # Hundreds of cases that share nothing: spread over the workers.
+        return nodeid if "test_keras_layer_cases" in nodeid else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist answers, too.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> _FilesTogether:
+    """Distribute tests by `_FilesTogether`, whatever `--dist` says."""
+    return _FilesTogether(config, log)

@@ -1,6 +1,7 @@
 """Models and hooks that the tests of whole models share, and a record of all that a model is made of."""
 
 import gc
+import pickle
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -12,9 +13,13 @@ from keras.src.models.functional import Functional
 from keras.src.ops.node import KerasHistory, Node
 from keras.src.utils.tracking import Tracker
 
-import kwrap
+from tensorflow.python.trackable.base import TrackableReference
 
-# --- hooks -------------------------------------------------------------------------------------------------------------
+import kwrap
+from kwrap._chain import Link
+from kwrap._constraint import ConstraintChain
+
+# --- hooks -----------------------------------------------------------------------------------------------------------
 
 
 @kwrap.hook(layer_type=keras.layers.Layer, name="specimen_idle")
@@ -114,7 +119,7 @@ class Jitter(kwrap.Hook):
         return outputs
 
 
-# --- models ------------------------------------------------------------------------------------------------------------
+# --- models ----------------------------------------------------------------------------------------------------------
 
 
 def sequential() -> keras.Sequential:
@@ -168,7 +173,7 @@ def compiled(model: keras.Model, steps: int = 3, optimizer: Any = None) -> keras
         return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
 
     names = model.output_names if len(model.outputs) > 1 else None
-    loss = {name: local_loss for name in names} if names else local_loss
+    loss = dict.fromkeys(names, local_loss) if names else local_loss
     metrics = {name: ["mae"] for name in names} if names else ["mae"]
     model.compile(optimizer or keras.optimizers.Adam(0.05), loss=loss, metrics=metrics)
     train(model, steps)
@@ -184,6 +189,17 @@ def train(model: keras.Model, steps: int = 3) -> list[float]:
 def predict(model: keras.Model) -> Any:
     """Return the outputs for `data`, as nested arrays."""
     return keras.tree.map_structure(np.asarray, model(data(model)[0], training=False))
+
+
+def input_of(model: keras.Model) -> Any:
+    """Return the model's input, as `model.input`, which a Sequential model lacks until it is called on one."""
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def keep(path: str, *results: Any) -> None:
+    """Write results to a file, for another process."""
+    with open(path, "wb") as file:
+        pickle.dump(results, file)
 
 
 def same(one: Any, other: Any) -> bool:
@@ -206,7 +222,7 @@ def graph_ops(model: keras.Model) -> int:
     return len(function.get_concrete_function(data(model)[0]).graph.get_operations())
 
 
-# --- what a model is made of -------------------------------------------------------------------------------------------
+# --- what a model is made of -----------------------------------------------------------------------------------------
 
 # Caches, that Keras fills and kwrap empties by design.
 _CACHES = {"train_function", "test_function", "predict_function", "_jit_compile"}
@@ -219,10 +235,10 @@ def snapshot(model: keras.Model) -> dict[str, Any]:
     """
     parts = [*unique(layers_of(model)), *([model.optimizer] if getattr(model, "optimizer", None) else [])]
     return {
-        "attributes": {f"{part.name}@{id(part)}": _attributes(part) for part in parts},
+        **{f"{part.name}@{id(part)}.{name}": value for part in parts for name, value in _attributes(part).items()},
         "weights": [variable.path for variable in model.weights],
         "trainable": [variable.path for variable in model.trainable_variables],
-        "variables": [(v.path, id(v), id(v.constraint), v.trainable, v.dtype) for v in all_variables(model)],
+        "variables": [(v.path, id(v), _dump(v.constraint), v.trainable, v.dtype) for v in all_variables(model)],
         "values": [np.array(variable).tobytes() for variable in all_variables(model)],
         "flags": [layer.trainable for layer in unique(layers_of(model))],
         "config": keras.saving.serialize_keras_object(model)["config"],
@@ -269,6 +285,12 @@ def _dump(value: Any, depth: int = 0) -> Any:
         return ["node", id(value), id(value.operation), *(_history(t) for t in (*value.input_tensors, *value.outputs))]
     if isinstance(value, keras.KerasTensor):
         return _history(value)
+    if isinstance(value, ConstraintChain):
+        return ["chain", id(value.own), *(id(owner) for owner, _ in value.entries)]
+    if isinstance(value, Link):
+        return ["link", id(value.hook)]
+    if isinstance(value, TrackableReference):
+        return [value.name, id(value.ref)]
     if isinstance(value, Tracker):
         return _dump(vars(value), depth + 1)
     return type(value).__name__ if hasattr(value, "__wrapped__") else (type(value).__name__, id(value))

@@ -115,9 +115,8 @@ class Link:
         return keywords
 
     def _check(self, outputs: Any, expected: Any) -> None:
-        received, wanted = describe(outputs), describe(expected)
-        if received != wanted:
-            raise OutputChangedError(self.hook.name, str(self.hook.path), wanted, received)
+        if not fits(outputs, expected):
+            raise OutputChangedError(self.hook.name, str(self.hook.path), describe(expected), describe(outputs))
 
 
 def call_through(links: Sequence[Link], proceed: Proceed, arguments: Arguments, training: Any) -> Any:
@@ -127,7 +126,8 @@ def call_through(links: Sequence[Link], proceed: Proceed, arguments: Arguments, 
     link, rest = links[0], links[1:]
 
     def inner(passed: Arguments) -> Any:
-        return call_through(rest, proceed, passed, training)
+        given = passed.keywords.get("training")
+        return call_through(rest, proceed, passed, training if given is None else bool(given))
 
     return link(inner, arguments, training) if link.hook.active(training) else inner(arguments)
 
@@ -138,5 +138,30 @@ def describe(outputs: Any) -> str:
 
 
 def _describe(tensor: Any) -> str:
-    unknown = getattr(tensor.shape, "rank", 0) is None  # a KerasTensor's shape is a tuple, always known
-    return f"{keras.backend.standardize_dtype(tensor.dtype)}{'(?)' if unknown else tuple(tensor.shape)}"
+    shape = _shape(tensor)
+    return f"{keras.backend.standardize_dtype(tensor.dtype)}{'(?)' if shape is None else shape}"
+
+
+def fits(outputs: Any, expected: Any) -> bool:
+    """Tell whether (nested) tensors have the same structure, dtypes and shapes, as far as a graph knows these."""
+    try:
+        keras.tree.assert_same_structure(outputs, expected)
+    except (TypeError, ValueError):
+        return False
+    return all(map(_fits, keras.tree.flatten(outputs), keras.tree.flatten(expected)))
+
+
+def _fits(tensor: Any, expected: Any) -> bool:
+    received, wanted = _shape(tensor), _shape(expected)
+    if keras.backend.standardize_dtype(tensor.dtype) != keras.backend.standardize_dtype(expected.dtype):
+        return False
+    if received is None or wanted is None:
+        return True
+    return len(received) == len(wanted) and all(
+        a is None or b is None or a == b for a, b in zip(received, wanted, strict=True)
+    )
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...] | None:
+    """Return the shape as far as it is known; None: not even the rank (a KerasTensor's shape is a tuple)."""
+    return None if getattr(tensor.shape, "rank", 0) is None else tuple(tensor.shape)

@@ -8,7 +8,7 @@ import keras
 from kwrap import _keras
 from kwrap._hook import Hook
 from kwrap._wrapper import Wrapper
-from kwrap.errors import CloneError
+from kwrap.errors import CloneError, KwrapError
 
 __all__ = ["copy_model"]
 
@@ -21,8 +21,8 @@ def copy_model(model: keras.Model) -> keras.Model:
     """
     copy = _rebuild(model, {})
     pairs = [(model, copy), *zip(_keras.all_sublayers(model), _keras.all_sublayers(copy), strict=True)]
-    for source, target in pairs:
-        target.trainable = source.trainable
+    for source, target in zip(_keras.flattened(model), _keras.flattened(copy), strict=True):
+        target.trainable = source.trainable and not _keras.is_lifted(source)
     frozen = {
         id(variable) for source, _ in pairs if isinstance(source, Wrapper) for variable in source.weight_hooks.frozen
     }
@@ -31,6 +31,8 @@ def copy_model(model: keras.Model) -> keras.Model:
         new.trainable = old.trainable or id(old) in frozen
     for source, target in pairs:
         _copy_state(source, target)
+        if _keras.is_lifted(source):
+            _keras.lift(target, True)
     for _, target in pairs:
         if isinstance(target, Wrapper):
             target.finish_loading()
@@ -43,27 +45,30 @@ def _rebuild(model: keras.Model, known: dict[int, keras.Layer]) -> keras.Model:
 
     def clone(layer: keras.Layer) -> keras.Layer:
         if id(layer) not in known:
-            known[id(layer)] = (
-                _rebuild(layer, known)
-                if isinstance(layer, keras.Model)
-                else type(layer).from_config(layer.get_config())
-            )
+            known[id(layer)] = _rebuild(layer, known) if isinstance(layer, keras.Model) else _from_config(layer)
         return known[id(layer)]
 
     if _keras.is_plain_graph(model):
         # Keras compiles the copy from a serialized config: a local loss raises, iterations start anew.
         with _keras.uncompiled(model):
             return keras.models.clone_model(model, clone_function=clone)
-    try:
-        copy = type(model).from_config(model.get_config())
-    except NotImplementedError as error:
-        raise CloneError(
-            f"Keras cannot rebuild {model.name!r}: its class {type(model).__qualname__} has no get_config. Give it "
-            "one, or put the hooks on the model itself: kwrap.wrap_model(model, ...) works in place."
-        ) from error
+    copy = _from_config(model)
     if model.built and not copy.built:
         copy.build_from_config(model.get_build_config())
     return copy
+
+
+def _from_config(layer: keras.Layer) -> keras.Layer:
+    try:
+        return type(layer).from_config(layer.get_config())
+    except KwrapError:
+        raise
+    except NotImplementedError as error:
+        raise CloneError(layer.name, type(layer).__qualname__, "has no get_config") from error
+    except (TypeError, ValueError) as error:
+        raise CloneError(
+            layer.name, type(layer).__qualname__, f"does not come back from its config: {error}"
+        ) from error
 
 
 def _copy_state(source: keras.Layer, target: keras.Layer) -> None:
@@ -71,6 +76,8 @@ def _copy_state(source: keras.Layer, target: keras.Layer) -> None:
     if isinstance(source, Hook):
         target.initialized = source.initialized
     elif not isinstance(source, Wrapper):
+        if isinstance(source, keras.Model):
+            target.dtype_policy = source.dtype_policy  # in no config, and `compile` asks for it
         if type(source).load_own_variables is not keras.Layer.load_own_variables and source.built:
             store: dict[str, object] = {}
             source.save_own_variables(store)
@@ -86,11 +93,14 @@ def _copy_compilation(source: keras.Model, target: keras.Model) -> None:
     if not source.compiled:
         return
     arguments = _keras.compile_arguments(source)
+    arguments["optimizer"] = source.optimizer  # as `compile` made it of what it was given, or kwrap since
     for name in ("optimizer", "metrics", "weighted_metrics"):
         arguments[name] = keras.tree.map_structure(_own, arguments[name])
     target.compile(**arguments)
     if source.optimizer is not None and source.optimizer.built:
-        target.optimizer.build(target.trainable_variables)
+        # Not `trainable_variables`: layers may have been frozen since the optimizer was built.
+        counterparts = {id(old): new for old, new in zip(source.variables, target.variables, strict=True)}
+        target.optimizer.build([counterparts[id(old)] for old in _keras.optimized_variables(source.optimizer)])
         for old, new in zip(source.optimizer.variables, target.optimizer.variables, strict=True):
             new.assign(old)
 

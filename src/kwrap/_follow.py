@@ -18,7 +18,7 @@ def follow(model: keras.Model, undo: ExitStack) -> None:
     """
     _lift_frozen(model, undo)
     for part in _models_in(model):
-        undo.callback(_keras.refresh_trainable_state, part)
+        undo.callback(_keras.trainable_state_restorer(part))
         _keras.refresh_trainable_state(part)
         optimizer = getattr(part, "optimizer", None)
         if optimizer is not None and optimizer.built and not _fits(optimizer, part):
@@ -57,10 +57,10 @@ def _fits(optimizer: keras.Optimizer, model: keras.Model) -> bool:
 
 
 def _rebuilt(optimizer: keras.Optimizer, model: keras.Model) -> keras.Optimizer:
-    rebuilt = type(optimizer).from_config(optimizer.get_config())
-    rebuilt.build(model.trainable_variables)
-    slots = {variable.path: variable for variable in optimizer.variables}
-    for variable in rebuilt.variables:
-        if variable.path in slots:
-            variable.assign(slots[variable.path])
+    _, purposes = _keras.built_like(optimizer, _keras.optimized_variables(optimizer))
+    state = dict(zip(purposes, optimizer.variables, strict=True))
+    rebuilt, purposes = _keras.built_like(optimizer, model.trainable_variables)
+    for purpose, variable in zip(purposes, rebuilt.variables, strict=True):
+        if purpose in state:
+            variable.assign(state[purpose])
     return rebuilt

@@ -3,6 +3,7 @@
 import inspect
 import re
 import types
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, final
@@ -80,6 +81,7 @@ class Hook(keras.layers.Layer):
         object.__setattr__(self, "targets", (targets,) if isinstance(targets, str) else targets)
         object.__setattr__(self, "target_weights", ())
         object.__setattr__(self, "_states", {})
+        self._layer: weakref.ref[keras.Layer] | None = None
         self._place: str | None = None
         # Whether the state was filled from the layer's weights, or loaded.
         self.initialized = False
@@ -179,19 +181,19 @@ class Hook(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the options: JSON values and serialized Keras objects."""
-        return {**copied(self._config), "name": self.name}
+        config: dict[str, Any] = copied(self._config)
+        return {**config, "name": self.name} if "name" in config else config
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Hook":
         """Return a hook of these options."""
         return cls(**{name: revived(value) for name, value in config.items()})
 
-    def attach(self, layer: keras.Layer, path: str) -> None:
+    def attach(self, layer: keras.Layer, path: str, initialize: Callable[["Hook"], None]) -> None:
         """Make this the hook of `layer`, which is built, and create the hook's variables. For the Wrapper."""
-        if self._place is not None:
-            raise WrapperStateError(
-                f"hook {self.name!r} is on {self._place!r} already; give each layer a hook of its own"
-            )
+        # A weak reference: Keras saves what it finds in an object's attributes.
+        object.__setattr__(self, "_layer", weakref.ref(layer))
+        object.__setattr__(self, "_initialize", initialize)
         object.__setattr__(self, "target_weights", self.select_targets(layer, path))
         self._place = path
         with _keras.building(self, layer.path):
@@ -199,6 +201,20 @@ class Hook(keras.layers.Layer):
             if self.overrides("constrain") and accepts(type(self).constrain, "step"):
                 for target in self.target_weights:
                     self.add_state(target, "step", dtype="int32")
+
+    def is_on(self, layer: keras.Layer) -> bool:
+        """Tell whether this is the hook of `layer`.
+
+        Raises:
+            WrapperStateError: it is another layer's.
+        """
+        if self._layer is None:
+            return False
+        if self._layer() is not layer:
+            raise WrapperStateError(
+                f"hook {self.name!r} is on {self._place!r} already; give each layer a hook of its own"
+            )
+        return True
 
     def select_targets(self, layer: keras.Layer, path: str) -> tuple[WeightTarget, ...]:
         """Return those of the layer's targets that this hook changes."""
@@ -220,10 +236,14 @@ class Hook(keras.layers.Layer):
         return self.phase == "always" or (self.phase == "training") == bool(training)
 
     def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load the state; an empty `store` (a plain model's file) leaves it to `initialize` at the next call."""
+        """Load the state; after an empty `store` (a plain model's file) it is initialized again."""
         has_state = bool(self._trainable_variables or self._non_trainable_variables)
         if has_state and not store.keys():
             self.initialized = False
+            if self.target_weights:
+                # Now, for traced functions call no Python again. Keras loads a layer's own weights before its hooks';
+                # hooks without targets, whose layer may hold others, wait for the next call.
+                self._initialize(self)
             return
         super().load_own_variables(store)
         self.initialized = True

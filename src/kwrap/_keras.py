@@ -3,24 +3,28 @@
 Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads an underscore name of a Keras object.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import tensorflow as tf
 from keras.src.backend import AutocastScope, get_keras_mask
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common.global_state import get_global_attribute, set_global_attribute
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.common.remat import RematMode
 from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.layers.layer import CallSpec
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import make_node_key
-from keras.src.ops.node import KerasHistory, Node
+from keras.src.ops.node import KerasHistory
 from keras.src.utils.tracking import DotNotTrackScope
 
-# What TensorFlow makes of lists, dicts and tuples that become attributes of a layer past Keras' own tracking.
+# What TensorFlow keeps of what becomes an attribute of a layer, and makes of lists, dicts and tuples past Keras' own
+# tracking.
+from tensorflow.python.trackable.base import TrackableReference
 from tensorflow.python.trackable.data_structures import ListWrapper
 from tensorflow.python.trackable.data_structures import _DictWrapper as DictProxy
 from tensorflow.python.trackable.data_structures import _TupleWrapper as TupleProxy
@@ -30,12 +34,15 @@ __all__ = [
     "DictProxy",
     "Functional",
     "ListWrapper",
-    "Node",
+    "TrackableReference",
     "TupleProxy",
     "any_symbolic_tensors",
     "functional_like_constructor",
     "get_keras_mask",
+    "get_stateless_scope",
 ]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # --- one layer ---------------------------------------------------------------------------------------------------
 
@@ -82,13 +89,25 @@ def building(layer: keras.Layer, parent_path: str | None) -> Iterator[None]:
 
 def build_for_call(layer: keras.Layer, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Build an unbuilt `layer` for a call with these arguments, exactly as its own `__call__` would."""
-    specs, keywords = keras.tree.map_structure(_as_spec, (tuple(args), dict(kwargs)))
+    specs, keywords = keras.tree.map_structure(functools.partial(_as_spec, layer), (tuple(args), dict(kwargs)))
+    if not layer._allow_non_tensor_positional_args and not all(map(_is_tensor_or_none, keras.tree.flatten(specs))):
+        return  # the call itself raises, in Keras' words
+    call = CallSpec(layer._call_signature, layer._call_context_args, specs, keywords)
+    layer._assert_input_compatibility(call.first_arg)
     with layer._open_name_scope():
-        layer._maybe_build(CallSpec(layer._call_signature, layer._call_context_args, specs, keywords))
+        layer._maybe_build(call)
 
 
-def _as_spec(value: Any) -> Any:
-    if not keras.ops.is_tensor(value) or isinstance(value, keras.KerasTensor):
+def _is_tensor_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, keras.KerasTensor) or bool(keras.ops.is_tensor(value))
+
+
+def _as_spec(layer: keras.Layer, value: Any) -> Any:
+    if isinstance(value, keras.KerasTensor):
+        return value
+    if layer._convert_input_args and not keras.ops.is_tensor(value):
+        value = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
+    if not keras.ops.is_tensor(value):
         return value
     return keras.KerasTensor(value.shape, value.dtype, sparse=isinstance(value, tf.SparseTensor))
 
@@ -117,6 +136,12 @@ def outside_graphs() -> AbstractContextManager[None]:
     return scope
 
 
+def unconverted(function: _Function) -> _Function:
+    """Keep AutoGraph, of a user's own `tf.function`, out of what runs outside graphs."""
+    plain: _Function = tf.autograph.experimental.do_not_convert(function)
+    return plain
+
+
 def read(variable: keras.Variable) -> Any:
     """Return the value as a tensor, which later assignments do not change; gradients reach the variable."""
     return tf.convert_to_tensor(variable.value)
@@ -125,6 +150,17 @@ def read(variable: keras.Variable) -> Any:
 def in_stateless_scope() -> bool:
     """Tell whether variables can neither be read nor initialized now."""
     return get_stateless_scope() is not None
+
+
+@contextmanager
+def under_scope(scope: keras.StatelessScope | None) -> Iterator[None]:
+    """Let `scope` be the stateless scope that is open for the moment, or none."""
+    previous = get_stateless_scope()
+    set_global_attribute("stateless_scope", scope)
+    try:
+        yield
+    finally:
+        set_global_attribute("stateless_scope", previous)
 
 
 def in_many_replicas() -> bool:
@@ -141,8 +177,17 @@ def adopt_losses(layer: keras.Layer, losses: Sequence[Any]) -> None:
         owner._loss_ids.difference_update(id(loss) for loss in own)
 
 
+def stored_value(variable: keras.Variable) -> Any:
+    """Return what the variable holds, past the stateless scope that is open; create it if that scope put it off."""
+    if variable._value is None:  # such as the global seed, at the first random number without a seed
+        with under_scope(None):
+            initialize_all_variables()
+    return variable._value
+
+
 def assign_directly(variable: keras.Variable, value: Any) -> None:
     """Assign past the stateless scope that is open."""
+    stored_value(variable)
     variable._direct_assign(value)
 
 
@@ -175,6 +220,11 @@ def own_weights(layer: keras.Layer) -> list[keras.Variable]:
     return [*owner._trainable_variables, *owner._non_trainable_variables]
 
 
+def flattened(layer: keras.Layer) -> list[keras.Layer]:
+    """Return `layer` and all that it holds, parents first: input layers and a shared layer's later places included."""
+    return list(layer._flatten_layers())
+
+
 def all_sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return the layers that `layer` holds at any depth, parents first; a shared one once for each holder."""
     return [inner for held in sublayers(layer) for inner in (held, *all_sublayers(held))]
@@ -197,6 +247,8 @@ def set_tracked(layer: keras.Layer, name: str, old: Iterable[Any], new: Sequence
     with unlocked(layer) as tracker:
         for value in old:
             tracker.untrack(value)
+        if name in layer._tracked:  # Keras lists the name once more each time
+            layer._tracked.remove(name)
         setattr(layer, name, list(new))
 
 
@@ -244,7 +296,11 @@ def rename_nodes(model: keras.Model, replaced: Mapping[int, tuple[keras.Layer, k
 
 
 def retrack(holder: keras.Layer, pairs: Mapping[int, tuple[keras.Layer, keras.Layer]]) -> None:
-    """Let `holder`'s tracker know each new layer where it knew the old; the caller changes the lists themselves."""
+    """Let `holder`'s tracker know each new layer where it knew the old; the caller changes the attributes themselves."""
+    for _, store in holder._tracker.config.values():  # a Sequential's is another list than its `_layers`
+        for index, held in enumerate(store):
+            if id(held) in pairs:
+                list.__setitem__(store, index, pairs[id(held)][1])
     for ids in holder._tracker.stored_ids.values():
         for old in ids & pairs.keys():
             ids.remove(old)
@@ -288,14 +344,49 @@ def refresh_trainable_state(model: keras.Model) -> None:
     """Add and drop the layers that kwrap put there from what Keras compares in `fit`, which warns of any change."""
     known = getattr(model, "_compiled_trainable_state", None)
     if known is not None:
-        vars(model)["_compiled_trainable_state"] = {
-            layer: known.get(layer, layer.trainable) for layer in model._flatten_layers()
-        }
+        _refill(known, {layer: known.get(layer, layer.trainable) for layer in model._flatten_layers()})
+
+
+def trainable_state_restorer(model: keras.Model) -> Callable[[], None]:
+    """Return what undoes `refresh_trainable_state`."""
+    known = getattr(model, "_compiled_trainable_state", {})
+    before = dict(known)
+    return lambda: _refill(known, before)
+
+
+def _refill(known: dict[Any, Any], content: Mapping[Any, Any]) -> None:
+    # In place: TensorFlow keeps the dict that `compile` set, and with it the layers that are its keys.
+    known.clear()
+    known.update(content)
 
 
 def optimized_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """Return the model's variables that a built optimizer has slots for."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def built_like(
+    optimizer: keras.Optimizer, variables: Sequence[keras.Variable]
+) -> tuple[keras.Optimizer, list[Hashable]]:
+    """Return an optimizer of the same config, built for `variables`, and what each of its own variables is there for.
+
+    Paths do not tell: those of two layers of one name are equal, and a LossScaleOptimizer's depend on who built it.
+    """
+    built = type(optimizer).from_config(optimizer.get_config())
+    inner = getattr(built, "inner_optimizer", built)
+    add, purposes = inner.add_variable_from_reference, dict[int, Hashable]()
+
+    def recorded(reference_variable: keras.Variable, name: str | None = None, **kwargs: Any) -> keras.Variable:
+        slot = add(reference_variable, name, **kwargs)
+        purposes[id(slot)] = id(reference_variable), name
+        return slot
+
+    object.__setattr__(inner, "add_variable_from_reference", recorded)
+    built.build(variables)
+    object.__delattr__(inner, "add_variable_from_reference")
+    others = [variable for variable in built.variables if id(variable) not in purposes]
+    purposes.update((id(variable), index) for index, variable in enumerate(others))
+    return built, [purposes[id(variable)] for variable in built.variables]
 
 
 def set_optimizer(model: keras.Model, optimizer: keras.Optimizer) -> None:

@@ -113,13 +113,13 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
     holders = [holder for removal in emptied for holder in removal.place.holders]
     with ExitStack() as undo:
         for removal in removals:
+            undo.callback(removal.wrapper.engage)
             undo.callback(removal.wrapper.set_hooks, removal.place.hooks)
             removal.wrapper.set_hooks(removal.stay)
         for variable, value in values:
             undo.callback(variable.assign, _keras.read(variable))
             variable.assign(value)
         for removal in removals:
-            undo.callback(removal.wrapper.engage)
             removal.settle()
         undo.callback(replace_layers, holders, [(removal.place.layer, removal.wrapper) for removal in emptied])
         replace_layers(holders, [(removal.wrapper, removal.place.layer) for removal in emptied])
@@ -180,12 +180,12 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
     try:
         for wrapper, off in chosen:
-            wrapper.bypassed = (*wrapper.bypassed, *off)
+            wrapper.bypass((*wrapper.bypassed, *off))
         forget_traces(model)
         yield model
     finally:
         for wrapper, bypassed in before:
-            wrapper.bypassed = bypassed
+            wrapper.bypass(bypassed)
         forget_traces(model)
 
 

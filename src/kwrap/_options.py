@@ -13,6 +13,9 @@ __all__ = ["bind_options", "copied", "own_options", "revived", "stored"]
 
 _EMPTY = inspect.Parameter.empty
 _KINDS = inspect._ParameterKind
+_REGISTER = "@keras.saving.register_keras_serializable()"
+# The keys by which a dict is known as a serialized Keras object.
+_SERIALIZED = {"class_name", "config"}
 
 
 def own_options(cls: type[Any]) -> dict[str, inspect.Parameter]:
@@ -55,29 +58,40 @@ def stored(cls: type[Any], option: str, value: Any) -> Any:
     """Return `value` as it stands in a config; raise OptionError if it could not come back from a file."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
+    if isinstance(value, np.bool_ | np.integer | np.floating):
         return value.item()
     if isinstance(value, list | tuple):
         return [stored(cls, option, item) for item in value]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        if value.keys() >= _SERIALIZED:
+            problem = "a dict with 'class_name' and 'config' stands for a Keras object: give the object itself"
+            raise OptionError(cls.hook_name, option, problem)
         return {key: stored(cls, option, item) for key, item in value.items()}
+    return _stored_object(cls, option, value)
+
+
+def _stored_object(cls: type[Any], option: str, value: Any) -> Any:
+    def refused(problem: str) -> OptionError:
+        return OptionError(cls.hook_name, option, problem)
+
     if inspect.isfunction(value) and value.__name__ == "<lambda>":
-        raise OptionError(
-            cls.hook_name,
-            option,
-            "a lambda cannot be saved: use a function registered with @keras.saving.register_keras_serializable()",
-        )
-    if not _comes_back(value):
-        raise OptionError(
-            cls.hook_name,
-            option,
+        raise refused(f"a lambda cannot be saved: use a function registered with {_REGISTER}")
+    if not _has_a_name(value):
+        raise refused(
             f"{value!r} cannot be saved: give JSON values, Keras objects, or a function or an object with get_config "
-            "that is registered with @keras.saving.register_keras_serializable()",
+            f"that is registered with {_REGISTER}"
         )
-    return keras.saving.serialize_keras_object(value)
+    config = keras.saving.serialize_keras_object(value)
+    try:
+        back = keras.saving.deserialize_keras_object(config)
+    except Exception as error:  # such as a lambda inside a layer
+        raise refused(f"{value!r} cannot be loaded from its config: {error}") from error
+    if inspect.isfunction(value) and back is not value:
+        raise refused(f"{value!r} would come back from its config as {back!r}")
+    return config
 
 
-def _comes_back(value: Any) -> bool:
+def _has_a_name(value: Any) -> bool:
     """Tell whether Keras can load `value` by name alone: one of Keras' own, or registered."""
     named = value if inspect.isfunction(value) else type(value)
     if not inspect.isfunction(value) and not hasattr(value, "get_config"):
@@ -91,7 +105,7 @@ def revived(value: Any) -> Any:
     if isinstance(value, list):
         return [revived(item) for item in value]
     if isinstance(value, dict):
-        if "class_name" in value and "config" in value:
+        if value.keys() >= _SERIALIZED:
             return keras.saving.deserialize_keras_object(value)
         return {key: revived(item) for key, item in value.items()}
     return value

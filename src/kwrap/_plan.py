@@ -4,7 +4,7 @@ import html
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
@@ -17,8 +17,8 @@ from kwrap._registry import registered, use
 from kwrap._selection import Place, Skipped, places, select
 from kwrap._surgery import replace_layers
 from kwrap._weights import targets_of
-from kwrap._wrapper import Wrapper, check_hooks
-from kwrap.errors import ModelTypeError, NoHooksError, PlanError, UnsupportedModelError, WrapperStateError
+from kwrap._wrapper import Wrapper, check_hooks, check_registered
+from kwrap.errors import HookTypeError, ModelTypeError, NoHooksError, PlanError, UnsupportedModelError, WrapperStateError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,10 +98,12 @@ class Plan:
         Everything is built and checked before anything changes; a failure in the middle leaves the model as it was.
 
         Raises:
+            WrapperStateError: the model is no longer what the plan was made of.
             HookCallError: a hook raised while it was built or checked.
             OutputChangedError: a hook would change its layer's output unannounced.
         """
         added = [entry for entry in self.entries if entry.hooks]
+        _check_current(self.model, added)
         wrappers = [_prepare(entry) for entry in added]
         pairs = [
             (entry.layer, wrapper)
@@ -149,12 +151,14 @@ class Plan:
 
     def __rich__(self) -> "Table":
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table("path", "layer", "weights", "hooks", title=f"plan for {self.model.name}")
+        table = Table("path", "layer", "weights", "hooks", title=Text(f"plan for {self.model.name}"))
         for row in self.rows():
-            table.add_row(*row)
+            table.add_row(*(Text(cell) for cell in row))  # a name may look like markup
         if self.skipped:
-            table.caption = "\n".join(f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped)
+            lines = (f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped)
+            table.caption = Text("\n".join(lines))
         return table
 
     def _repr_html_(self) -> str:
@@ -180,6 +184,8 @@ def make_plan(
     """Return the checked plan of putting `hooks` on `model`; `function` is named in errors."""
     check_model(model)
     rules = as_rules(function, hooks, where, exclude)
+    if not model.built:
+        raise WrapperStateError(_not_built(f"model {model.name!r}"))
     all_places = places(model, recursive=recursive)
     chosen: dict[int, tuple[Place, list[Hook]]] = {}
     skipped: list[Skipped] = []
@@ -193,7 +199,9 @@ def make_plan(
         _check_entry(entry)
     plan = Plan(model, entries, skipped)
     problems = [
-        problem for _, answer in plugins.answers("kwrap_check_plan", model=model, plan=plan) for problem in answer
+        replace(problem, plugin=problem.plugin or plugin)
+        for plugin, answer in plugins.answers("kwrap_check_plan", model=model, plan=plan)
+        for problem in answer
     ]
     if problems:
         raise PlanError(problems)
@@ -210,13 +218,14 @@ def check_model(model: object) -> None:
     """Raise unless `model` is a Keras 3 model."""
     if isinstance(model, keras.Model):
         return
-    module = type(model).__module__
-    if module.startswith(("tf_keras", "keras.engine", "keras.src.engine", "tensorflow.python.keras")):
-        raise ModelTypeError(
-            f"{model!r} is a model of {module.partition('.')[0]} (Keras 2); kwrap works with Keras "
-            f"{keras.__version__}. Build it with `import keras`."
-        )
-    raise ModelTypeError(f"expected a keras.Model, got {model!r} (a {module}.{type(model).__qualname__})")
+    for module in (base.__module__ for base in type(model).__mro__):
+        if module.startswith(("tf_keras", "keras.engine", "keras.src.engine", "tensorflow.python.keras")):
+            raise ModelTypeError(
+                f"{model!r} is a model of {module.partition('.')[0]} (Keras 2); kwrap works with Keras "
+                f"{keras.__version__}. Build it with `import keras`."
+            )
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    raise ModelTypeError(f"expected a keras.Model, got {model!r} (a {kind})")
 
 
 def as_rules(function: str, hooks: HooksLike | None, where: Where | None, exclude: Where | None) -> list[Rule]:
@@ -226,7 +235,10 @@ def as_rules(function: str, hooks: HooksLike | None, where: Where | None, exclud
     )
     if not given:
         raise NoHooksError(function, [hook.name for hook in registered()])
-    return [_as_rule(function, hook, where, exclude) for hook in given]
+    rules = [_as_rule(function, hook, where, exclude) for hook in given]
+    for rule in rules:
+        check_registered(rule.hook)
+    return rules
 
 
 def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | None) -> Rule:
@@ -242,9 +254,7 @@ def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | No
         return Rule(given(), where, exclude)
     if isinstance(given, Hook):
         return Rule(given, where, exclude)
-    raise TypeError(
-        f"{function}: expected a hook's name, a Hook class, an instance, a Rule, or a list of them; got {given!r}"
-    )
+    raise HookTypeError(function, given)
 
 
 def _check_entry(entry: Entry) -> None:
@@ -258,13 +268,25 @@ def _check_entry(entry: Entry) -> None:
                 "other layers with where=..."
             )
     if not layer.built:
-        raise WrapperStateError(
-            f"layer {path!r} is not built: give the model an Input, or call it once on data, before wrapping"
-        )
+        raise WrapperStateError(_not_built(f"layer {path!r}"))
     check_hooks(layer, entry.all_hooks, path)
 
 
+def _not_built(what: str) -> str:
+    return f"{what} is not built: give the model an Input, or call it once on data, before wrapping"
+
+
 # --- applying --------------------------------------------------------------------------------------------------------
+
+
+def _check_current(model: keras.Model, entries: Sequence[Entry]) -> None:
+    """Raise unless the entries' places still are as the plan saw them."""
+    now = {id(place.held): place.hooks for place in places(model)}
+    for entry in entries:
+        if now.get(id(entry.place.held)) != entry.place.hooks:
+            raise WrapperStateError(
+                f"layer {entry.path!r} was wrapped or unwrapped since the plan was made: make the plan anew"
+            )
 
 
 def _prepare(entry: Entry) -> Wrapper:

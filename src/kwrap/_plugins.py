@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, Literal, final
@@ -229,7 +229,8 @@ def _manager(answers: object) -> pluggy.PluginManager:
 def _ask(plugin: Plugin, manager: pluggy.PluginManager, question: str, arguments: Mapping[str, object]) -> list[Any]:
     try:
         answers: list[Any] = getattr(manager.hook, question)(**arguments)
-        return answers
+        # A generator runs when it is read: here, where its plugin is known.
+        return [list(answer) if isinstance(answer, Iterator) else answer for answer in answers]
     except KwrapError:
         raise
     except Exception as error:

@@ -1,6 +1,7 @@
 """Reading other values for variables during a call."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import keras
 from kwrap import _keras
 from kwrap.errors import WrapperStateError
 
-__all__ = ["ReadScope"]
+__all__ = ["ReadScope", "outside_read_scopes"]
 
 
 class ReadScope(keras.StatelessScope):
@@ -32,13 +33,17 @@ class ReadScope(keras.StatelessScope):
         super().__enter__()
         # Without a scope around it, losses are kept until the end, for Keras would drop them.
         self.collect_losses = self.original_scope is None or self.original_scope.collect_losses
+        if self.original_scope is not None:
+            self.losses = self.original_scope.losses
         return self
 
     def get_current_value(self, variable: keras.Variable) -> Any:
-        """Return the mapped value, that of the scope around, or None for "read the variable itself"."""
+        """Return the mapped value, or what the variable has without this scope."""
         if id(variable) in self.values:
             return self.values[id(variable)][1]
-        return None if self.original_scope is None else self.original_scope.get_current_value(variable)
+        if self.original_scope is None:
+            return _keras.stored_value(variable)
+        return self.original_scope.get_current_value(variable)
 
     def add_update(self, update: tuple[keras.Variable, Any]) -> None:
         """Write the update of a variable through."""
@@ -53,14 +58,15 @@ class ReadScope(keras.StatelessScope):
         else:
             self.original_scope.add_update(update)
 
-    def add_loss(self, loss: Any) -> None:
-        """Collect a loss that a layer adds during the call."""
-        if self.original_scope is None:
-            super().add_loss(loss)
-        else:
-            self.original_scope.add_loss(loss)
-
     def __exit__(self, *args: Any, **kwargs: Any) -> None:
         super().__exit__(*args, **kwargs)
-        if self.losses:
+        if self.original_scope is None:
             _keras.adopt_losses(self.layer, self.losses)
+
+
+def outside_read_scopes() -> AbstractContextManager[None]:
+    """Return a context without the ReadScopes that are open: a layer may be built during a wrapped layer's call."""
+    scope = _keras.get_stateless_scope()
+    while isinstance(scope, ReadScope):
+        scope = scope.original_scope
+    return _keras.under_scope(scope)

@@ -25,11 +25,7 @@ class Place:
     layer: keras.Layer
     wrapper: Wrapper | None
     holders: tuple[keras.Layer, ...]
-
-    @property
-    def hooks(self) -> tuple[Hook, ...]:
-        """The hooks that are on the layer."""
-        return tuple(self.wrapper.hooks) if self.wrapper is not None else ()
+    hooks: tuple[Hook, ...] = ()
 
     @property
     def held(self) -> keras.Layer:
@@ -57,7 +53,8 @@ def places(model: keras.Layer, *, recursive: bool = True) -> list[Place]:
             continue
         wrapper = held if isinstance(held, Wrapper) else None
         unique = _unique(path, taken)
-        found[id(held)] = Place(unique, held.layer if wrapper else held, wrapper, (holder,))
+        hooks = tuple(wrapper.hooks) if wrapper else ()
+        found[id(held)] = Place(unique, wrapper.layer if wrapper else held, wrapper, (holder,), hooks)
     return list(found.values())
 
 

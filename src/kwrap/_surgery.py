@@ -11,6 +11,8 @@ __all__ = ["replace_layers"]
 
 # (old, new) by the id of the old layer.
 Pairs = Mapping[int, tuple[keras.Layer, keras.Layer]]
+# (what was looked into, what stands for it) by the id of the first, which is held so that no other object gets its id.
+Seen = dict[int, tuple[Any, Any]]
 
 
 def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:
@@ -22,7 +24,7 @@ def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[
     pairs = {id(old): (old, new) for old, new in replacements}
     all_holders = list(_with_graphs(holders))
     for holder in all_holders:
-        _replace_in_attributes(holder, pairs, set())
+        _replace_in_attributes(holder, pairs, {})
         _keras.retrack(holder, pairs)
     for old, new in pairs.values():
         _keras.move_nodes(old, new)
@@ -41,19 +43,24 @@ def _with_graphs(holders: Iterable[keras.Layer]) -> Iterable[keras.Layer]:
             yield graph
 
 
-def _replace_in_attributes(holder: object, pairs: Pairs, seen: set[int]) -> None:
+def _replace_in_attributes(holder: object, pairs: Pairs, seen: Seen) -> None:
     # Past `__setattr__`, which would track: the tracker is told by `retrack`.
     attributes = vars(holder)
     for name, value in list(attributes.items()):
         attributes[name] = _replaced(value, pairs, seen)
 
 
-def _replaced(value: Any, pairs: Pairs, seen: set[int]) -> Any:
-    """Return `value` with layers replaced: mutable containers in place, tuples anew."""
+def _replaced(value: Any, pairs: Pairs, seen: Seen) -> Any:
+    """Return `value` with layers replaced: lists, dicts and sets in place, what cannot change anew."""
     if id(value) in pairs:
         return pairs[id(value)][1]
-    if id(value) in seen:
-        return value
+    if id(value) not in seen:
+        seen[id(value)] = value, value
+        seen[id(value)] = value, _replaced_inside(value, pairs, seen)
+    return seen[id(value)][1]
+
+
+def _replaced_inside(value: Any, pairs: Pairs, seen: Seen) -> Any:
     # `type(value)`, for TensorFlow's proxies claim to be what they wrap.
     kind = type(value)
     if issubclass(kind, tuple):
@@ -61,15 +68,15 @@ def _replaced(value: Any, pairs: Pairs, seen: set[int]) -> Any:
         if all(new is old for new, old in zip(items, value, strict=True)):
             return value
         return kind(*items) if hasattr(value, "_fields") else kind(items)
-    seen.add(id(value))
+    if issubclass(kind, _keras.TupleProxy | _keras.DictProxy):
+        old = value.__wrapped__ if issubclass(kind, _keras.TupleProxy) else dict(value)
+        new = _replaced(old, pairs, seen)
+        return value if _same_items(new, value) else kind(new)
+    if issubclass(kind, _keras.TrackableReference):
+        ref = _replaced(value.ref, pairs, seen)
+        return value if ref is value.ref else kind(value.name, ref)
     if issubclass(kind, _keras.ListWrapper):
         _replace_in_attributes(value, pairs, seen)
-    elif issubclass(kind, _keras.DictProxy):
-        copy = _replaced(dict(value), pairs, seen)
-        return value if all(copy[key] is value[key] for key in copy) else copy
-    elif issubclass(kind, _keras.TupleProxy):
-        copy = _replaced(value.__wrapped__, pairs, seen)
-        return value if copy is value.__wrapped__ else copy
     # Below, the built-in methods: a tracked container's own would track what the tracker knows.
     elif issubclass(kind, list):
         for index, item in enumerate(value):
@@ -82,3 +89,8 @@ def _replaced(value: Any, pairs: Pairs, seen: set[int]) -> Any:
             set.remove(value, item)
             set.add(value, pairs[id(item)][1])
     return value
+
+
+def _same_items(new: Any, old: Any) -> bool:
+    keys = range(len(new)) if isinstance(new, tuple) else new
+    return all(new[key] is old[key] for key in keys)

@@ -39,9 +39,20 @@ class WeightHooks:
             for target in hook.target_weights:
                 if hook.overrides("constrain"):
                     constrain(target.variable, hook, functools.partial(_constrained, hook, target))
-                if hook.freezes and target.variable.trainable:
-                    self.frozen.append(target.variable)
-                    target.variable.trainable = False
+        self.freeze_for(hooks)
+
+    def freeze_for(self, hooks: Sequence[Hook]) -> None:
+        """Stop the training of the weights that `hooks` freeze, until `disengage`."""
+        for target in (target for hook in hooks if hook.freezes for target in hook.target_weights):
+            # Those of a frozen layer too: it may become trainable, and they with it.
+            if target.variable.trainable or not self.layer.trainable:
+                self.frozen.append(target.variable)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Stop the training of the weights that hooks freeze; setting the layer's `trainable` sets them too."""
+        for variable in self.frozen:
+            variable.trainable = False
 
     def disengage(self) -> None:
         """Undo `engage`; values stay."""
@@ -58,19 +69,23 @@ class WeightHooks:
         for target in targets_of(self._hooks):
             project(target.variable)
 
+    def check(self) -> None:
+        """Raise WrapperStateError if the layer was quantized, or got Keras' LoRA, since `engage`."""
+        if _keras.quantization(self.layer) == self._quantization:
+            return
+        hooks = [hook.name for hook in self._hooks if hook.target_weights and _acts_on_weights(hook)]
+        if hooks:
+            raise WrapperStateError(
+                f"layer {self.layer.name!r} was quantized, or got Keras' LoRA, while it was wrapped: its hooks "
+                f"{hooks} would act on weights that are no longer read. Unwrap, quantize, wrap again."
+            )
+
     def read(self, hooks: Sequence[Hook], training: Any) -> dict[int, tuple[keras.Variable, Any]]:
         """Return (variable, value that the layer is to read) by the variable's id, for the targets of `hooks`.
 
         Raises:
-            WrapperStateError: the layer was quantized, or got Keras' LoRA, since `engage`.
             HookCallError: a hook raised, or returned a value of another shape or dtype.
         """
-        if _keras.quantization(self.layer) != self._quantization:
-            raise WrapperStateError(
-                f"layer {self.layer.name!r} was quantized, or got Keras' LoRA, while it was wrapped: its hooks "
-                f"{[hook.name for hook in hooks]} would act on weights that are no longer read. "
-                "Unwrap, quantize, wrap again."
-            )
         # In the variables' own dtype, also inside a layer of mixed precision.
         with _keras.AutocastScope(None):
             return {id(t.variable): (t.variable, _parametrized(t, hooks, bool(training))) for t in targets_of(hooks)}
@@ -83,6 +98,10 @@ class WeightHooks:
 def targets_of(hooks: Iterable[Hook]) -> list[WeightTarget]:
     """Return the targets of `hooks`, each once."""
     return list({id(target.variable): target for hook in hooks for target in hook.target_weights}.values())
+
+
+def _acts_on_weights(hook: Hook) -> bool:
+    return hook.overrides("parametrize") or hook.overrides("constrain")
 
 
 def _changes(hook: Hook, target: WeightTarget) -> bool:

@@ -11,7 +11,7 @@ from kwrap._blame import blaming
 from kwrap._chain import Arguments, CallSignature, Link, call_through, describe
 from kwrap._hook import Hook, repeated_names
 from kwrap._registry import record, revive
-from kwrap._scope import ReadScope
+from kwrap._scope import ReadScope, outside_read_scopes
 from kwrap._weights import WeightHooks
 from kwrap.errors import (
     DuplicateHookError,
@@ -80,6 +80,13 @@ class Wrapper(keras.layers.Layer):
             )
         return getattr(layer, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; `trainable` of the parts also where it reads the same, which TensorFlow would leave out."""
+        if name == "trainable":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def __dir__(self) -> Iterable[str]:
         """List the layer's attributes and `hooks`: Keras' weight files name what they hold by attribute."""
         names = {*dir(type(self)), *_own_names(), *dir(self.layer), "hooks"} - {"enable_lora"}
@@ -100,6 +107,7 @@ class Wrapper(keras.layers.Layer):
     def trainable(self, value: bool) -> None:
         for part in (self.layer, *self.hooks):
             part.trainable = value
+        self.weight_hooks.freeze()
 
     @property
     def trains_beside(self) -> bool:
@@ -168,8 +176,8 @@ class Wrapper(keras.layers.Layer):
         """Those hooks that do not act on calls, nor on the weights as read, for the moment."""
         return self._bypassed
 
-    @bypassed.setter
-    def bypassed(self, hooks: tuple[Hook, ...]) -> None:
+    def bypass(self, hooks: tuple[Hook, ...]) -> None:
+        """Make `hooks` those that do not act; not a setter, which Keras would make track them."""
         object.__setattr__(self, "_bypassed", hooks)
         self._compose()
 
@@ -182,18 +190,16 @@ class Wrapper(keras.layers.Layer):
     def build_hooks(self) -> None:
         """Create the variables of hooks that have none yet; the layer is built."""
         for hook in self.hooks:
-            if hook.path is None:
+            if not hook.is_on(self.layer):
                 with blaming(hook, "build"):
-                    hook.attach(self.layer, self._place)
+                    hook.attach(self.layer, self._place, functools.partial(_initialize, self.layer))
         self.built = True
 
     def initialize_hooks(self) -> None:
         """Let hooks that are neither initialized nor loaded take their state from the layer's weights."""
         for hook in self.hooks:
             if not hook.initialized:
-                with blaming(hook, "initialize"):
-                    hook.initialize(self.layer)
-                hook.initialized = True
+                _initialize(self.layer, hook)
 
     def engage(self) -> None:
         """Let the hooks act on the weights from now on: as read, as stored, and frozen where a hook says so."""
@@ -235,6 +241,7 @@ class Wrapper(keras.layers.Layer):
     def _ready(self) -> bool:
         return self.weight_hooks.engaged and all(hook.initialized for hook in self.hooks)
 
+    @_keras.unconverted
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if _keras.in_many_replicas():
             raise WrapperStateError(
@@ -242,7 +249,7 @@ class Wrapper(keras.layers.Layer):
                 "before, under the strategy's scope."
             )
         # `fit` may call a layer for the first time inside a graph; variables and their first values belong outside.
-        with _keras.outside_graphs():
+        with _keras.outside_graphs(), outside_read_scopes():
             if not self.layer.built:
                 _keras.build_for_call(self.layer, args, kwargs)
             # A file's values come after the first, symbolic calls; only a call on values initializes what is loaded.
@@ -253,14 +260,20 @@ class Wrapper(keras.layers.Layer):
     def make_ready(self) -> None:
         """Build the hooks; where variables have values already, fill the hooks' state and let them act."""
         self.build_hooks()
+        if self._loading:
+            # Keras builds the optimizer of a saved model before it loads values.
+            self.weight_hooks.freeze_for(self.hooks)
         # Inside a stateless scope there are no values yet: the first call outside does the rest.
         if not self._loading and not _keras.in_stateless_scope():
-            self.initialize_hooks()
-            self.engage()
-            self.weight_hooks.project()
+            # Weights in their own dtype, also during a call of a mixed precision model.
+            with _keras.AutocastScope(None):
+                self.initialize_hooks()
+                self.engage()
+                self.weight_hooks.project()
 
     def run_layer(self, arguments: Arguments) -> Any:
         """Call the layer; it reads its weights through `parametrize`."""
+        self.weight_hooks.check()
         args, keywords = arguments.args, arguments.keywords
         training = _training(keywords)
         hooks = [hook for hook in self._parametrizing if hook.active(training)]
@@ -301,6 +314,7 @@ class Wrapper(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         """Save the layer's weights under the Wrapper's own key, where a plain model has them."""
         self.finish_loading()
+        self.weight_hooks.check()
         # The average of `use_ema` is taken before the constraint; what is saved satisfies the hooks all the same.
         self.weight_hooks.project()
         self.layer.save_own_variables(store)
@@ -311,16 +325,24 @@ class Wrapper(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the layer's config and, for each hook, its name, version, options, plugin and the plugin's version."""
+        layer = keras.saving.serialize_keras_object(self.layer)
+        # The Wrapper's own says it, and builds the layer in its place in the model's name scopes.
+        layer.pop("build_config", None)
         return {
             "name": self.name,
             "path": self._place,
-            "layer": keras.saving.serialize_keras_object(self.layer),
+            "layer": layer,
             "hooks": [record(hook) for hook in self.hooks],
         }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "Wrapper":
         """Return a Wrapper from its config; hooks are resolved by name among those registered and installed."""
+        if "go_backwards" in config:
+            raise WrapperStateError(
+                f"layer {config['path']!r} is wrapped, so that Bidirectional cannot make the backward layer of it: "
+                "put the hooks on the layers inside of Bidirectional, once it is built"
+            )
         hooks = [revive(saved, config["path"]) for saved in config["hooks"]]
         layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
         wrapper = Wrapper(layer, hooks, name=config["name"], path=config["path"])
@@ -336,6 +358,12 @@ def _dispatch(wrapper: Wrapper, *args: Any, **kwargs: Any) -> Any:
     return call_through(wrapper._links, wrapper.run_layer, arguments, bool(_training(kwargs)))
 
 
+def _initialize(layer: keras.Layer, hook: Hook) -> None:
+    with blaming(hook, "initialize"):
+        hook.initialize(layer)
+    hook.initialized = True
+
+
 def _training(keywords: Mapping[str, Any]) -> Any:
     given = keywords.get("training")
     return _keras.call_training() if given is None else given
@@ -344,12 +372,17 @@ def _training(keywords: Mapping[str, Any]) -> Any:
 def check_hooks(layer: keras.Layer, hooks: Sequence[Hook], path: str) -> None:
     """Raise unless `hooks` can stand on `layer` together."""
     for hook in hooks:
-        if not hook.layer_type:
-            raise HookDefinitionError(hook.hook_name, "is not registered; decorate it with @kwrap.hook(layer_type=...)")
+        check_registered(hook)
         if not isinstance(layer, hook.layer_type):
             raise LayerTypeError(hook.name, path, type(layer).__name__, [cls.__name__ for cls in hook.layer_type])
     for name in repeated_names(hooks):
         raise DuplicateHookError(name, path)
+
+
+def check_registered(hook: Hook) -> None:
+    """Raise unless it is said which layers `hook` is for."""
+    if not hook.layer_type:
+        raise HookDefinitionError(hook.hook_name, "is not registered; decorate it with @kwrap.hook(layer_type=...)")
 
 
 # --- the Wrapper's class and names -----------------------------------------------------------------------------------

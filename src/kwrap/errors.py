@@ -13,6 +13,7 @@ __all__ = [
     "DuplicateHookError",
     "HookCallError",
     "HookDefinitionError",
+    "HookTypeError",
     "KernelError",
     "KwrapError",
     "LayerTypeError",
@@ -52,6 +53,8 @@ class KwrapError(Exception):
     # Keras replaces an error that lacks this by one with the call's arguments in its text: a RuntimeError without our
     # fields for classes that take more than a message.
     _keras_call_info_injected = True
+    # The same of AutoGraph, of a user's own `tf.function`.
+    ag_pass_through = True
 
 
 class UnknownHookError(KwrapError, LookupError):
@@ -84,6 +87,16 @@ class HookDefinitionError(KwrapError, TypeError):
     def __init__(self, hook: str, problem: str) -> None:
         self.hook, self.problem = hook, problem
         super().__init__(f"hook {hook!r}: {problem}")
+
+
+class HookTypeError(KwrapError, TypeError):
+    """What was given for a hook is none."""
+
+    def __init__(self, function: str, given: object) -> None:
+        self.function, self.given = function, given
+        super().__init__(
+            f"{function}() expected a hook's name, a Hook class, an instance, a Rule, or a list of them; got {given!r}"
+        )
 
 
 class OptionError(KwrapError, TypeError):
@@ -178,8 +191,8 @@ class HookCallError(KwrapError, RuntimeError):
             f"To work without it: kwrap.unwrap_model(model, {hook!r}){blocked}."
         )
 
-    @property  # type: ignore[override]
-    def __cause__(self) -> BaseException:
+    @property
+    def __cause__(self) -> BaseException:  # type: ignore[override]
         """The original exception; a property, for Keras raises what passes its calls again `from None`."""
         return self.error
 
@@ -201,7 +214,14 @@ class UnsupportedModelError(KwrapError, NotImplementedError):
 
 
 class CloneError(KwrapError, TypeError):
-    """Keras cannot rebuild a model of this class, so it cannot be cloned; `wrap_model` works in place."""
+    """Keras cannot rebuild a model or layer of this class, so it cannot be cloned; `wrap_model` works in place."""
+
+    def __init__(self, name: str, kind: str, problem: str) -> None:
+        self.name, self.kind, self.problem = name, kind, problem
+        super().__init__(
+            f"Keras cannot rebuild {name!r}: its class {kind} {problem}. Mend that, or put the hooks on the model itself: "
+            "kwrap.wrap_model(model, ...) works in place."
+        )
 
 
 class WrapperStateError(KwrapError, RuntimeError):

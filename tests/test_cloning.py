@@ -1,0 +1,368 @@
+import keras
+import numpy as np
+import pytest
+
+import kwrap
+from kwrap import errors
+
+from . import specimens
+from .specimens import (
+    Adapter,
+    Idle,
+    Jitter,
+    Mask,
+    NonNegative,
+    Plus,
+    Times,
+    branched,
+    compiled,
+    predict,
+    same,
+    scale,
+    sequential,
+    snapshot,
+    train,
+    values,
+)
+
+MANY = [Mask, NonNegative, Jitter, Times, Adapter().at("first")]
+
+
+def twice(models, steps: int = 3) -> tuple[list[float], list[float]]:
+    """Train two models by the same steps, each from the same global seed; return their losses."""
+    results = []
+    for model in models:
+        keras.utils.set_random_seed(7)
+        results.append(train(model, steps))
+    return results[0], results[1]
+
+
+def paths(model: keras.Model) -> list[str]:
+    """Return the paths of the variables but for seeds', which Keras numbers anew in each copy."""
+    return [variable.path for variable in model.variables if "seed_generator" not in variable.path]
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    return values([*model.variables, *model.optimizer.variables])
+
+
+# --- an exact copy ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+@pytest.mark.parametrize("hooks", [None, MANY], ids=["bare", "wrapped"])
+def test_a_copy_in_mid_training_is_exact_and_trains_on_as_the_original_would(make, hooks):
+    model = compiled(make(), steps=2)
+    if hooks:
+        train(kwrap.wrap_model(model, hooks), 2)
+    before = snapshot(model)
+    copy = kwrap.clone_model(model)
+    assert snapshot(model) == before
+    assert (type(copy), copy.name) == (type(model), model.name)
+    assert paths(copy) == paths(model)
+    assert same(values(copy.variables), values(model.variables))
+    assert same(values(copy.optimizer.variables), values(model.optimizer.variables))
+    assert copy.compiled
+    assert same(predict(copy), predict(model))
+    ours, theirs = twice((copy, model))
+    assert ours == theirs
+    assert same(values(copy.variables), values(model.variables))
+    assert same(values(copy.optimizer.variables), values(model.optimizer.variables))
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_the_original_stays_untouched_to_the_bit_whatever_the_copy_goes_through(make):
+    model = compiled(make())
+    predict(model)
+    traced = model.train_function
+    before = snapshot(model)
+    copy = kwrap.clone_model(model, MANY)
+    assert snapshot(model) == before
+    train(copy)
+    predict(copy)
+    kwrap.unwrap_model(copy)
+    train(copy)
+    copy.trainable = False
+    copy.compile("sgd", "mse")
+    assert snapshot(model) == before
+    assert model.train_function is traced
+
+
+def test_nothing_of_the_copy_is_the_originals():
+    model = compiled(kwrap.wrap_model(branched(), MANY))
+    copy = kwrap.clone_model(model)
+    for parts in (
+        specimens.layers_of,
+        specimens.all_variables,
+        lambda m: [m.optimizer],
+        lambda m: [hook for _, hook in kwrap.find_hooks(m)],
+        lambda m: [node for layer in m._flatten_layers() for node in layer._inbound_nodes],
+    ):
+        assert not {id(part) for part in parts(model)} & {id(part) for part in parts(copy)}
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_a_wrapped_copy_does_what_the_model_wrapped_in_place_does(make):
+    model = compiled(make())
+    copy = kwrap.clone_model(model, MANY)
+    kwrap.wrap_model(model, MANY)
+    assert [(path, hook.name) for path, hook in kwrap.find_hooks(copy)] == [
+        (path, hook.name) for path, hook in kwrap.find_hooks(model)
+    ]
+    assert same(values(copy.variables), values(model.variables))
+    ours, theirs = twice((copy, model))
+    assert ours == theirs
+    assert same(predict(copy), predict(model))
+
+
+def test_hooks_are_added_to_a_copy_of_a_wrapped_model():
+    model = kwrap.wrap_model(sequential(), Times(factor=0.5), where="last")
+    before = snapshot(model)
+    copy = kwrap.clone_model(model, Plus, where="last")
+    assert [hook.name for _, hook in kwrap.find_hooks(copy)] == ["specimen_times", "specimen_plus"]
+    assert snapshot(model) == before
+
+
+def test_a_copy_is_unwrapped_in_mid_training_and_the_original_trains_on():
+    model = compiled(kwrap.wrap_model(sequential(), MANY))
+    before = snapshot(model)
+    wrapped = predict(model)
+    plain = kwrap.unwrap_model(kwrap.clone_model(model))
+    assert specimens.objects_of_kwrap(plain) == []
+    # What Jitter does it does in training only; everything else is merged.
+    assert same(predict(plain), wrapped)
+    assert {type(layer).__module__.partition(".")[0] for layer in plain._flatten_layers()} == {"keras"}
+    assert snapshot(model)["values"] == before["values"]
+    train(model)
+
+
+def test_where_and_exclude_and_recursive_are_those_of_wrap_model():
+    copy = kwrap.clone_model(branched(), Times, where=["**/inner", "first"], exclude="tower/**")
+    assert [path for path, _ in kwrap.find_hooks(copy)] == ["encoder/inner", "first"]
+    copy = kwrap.clone_model(branched(), Times, recursive=False)
+    assert [path for path, _ in kwrap.find_hooks(copy)] == ["shared", "first", "second"]
+
+
+# --- what is copied --------------------------------------------------------------------------------------------------
+
+
+def test_a_local_loss_the_iterations_and_adams_slots_go_with_the_copy():
+    model = compiled(sequential())
+    copy = kwrap.clone_model(model, Idle)
+    assert copy.loss is model.loss
+    assert "<locals>" in copy.loss.__qualname__
+    assert type(copy.optimizer) is keras.optimizers.Adam
+    assert int(copy.optimizer.iterations) == 3
+    slots = [variable for variable in copy.optimizer.variables if "momentum" in variable.path]
+    assert slots
+    assert any(np.any(np.array(slot)) for slot in slots)
+
+
+def test_metrics_of_the_copy_are_its_own():
+    model = sequential()
+    metric = keras.metrics.MeanAbsoluteError(name="error")
+    model.compile("adam", "mse", metrics=[metric, "mse"], weighted_metrics=["mae"])
+    train(model)
+    copy = kwrap.clone_model(model)
+    before = values(model.metrics_variables)
+    train(copy, 1)
+    assert same(values(model.metrics_variables), before)
+    assert not {id(m) for m in model.metrics} & {id(m) for m in copy.metrics}
+    assert copy.get_metrics_result().keys() == model.get_metrics_result().keys()
+
+
+def test_a_loss_scale_optimizer_is_copied_with_its_scale():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = compiled(sequential())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.optimizer.dynamic_scale.assign(512.0)
+    copy = kwrap.clone_model(model, Adapter, where="last")
+    assert type(copy.optimizer) is keras.optimizers.LossScaleOptimizer
+    assert float(copy.optimizer.dynamic_scale) == 512.0
+    assert int(copy.optimizer.inner_optimizer.iterations) == int(model.optimizer.inner_optimizer.iterations) > 0
+    assert copy.get_layer("last").layer.dtype_policy.name == "mixed_float16"
+    train(copy)
+    assert copy.optimizer is not model.optimizer
+
+
+@pytest.mark.parametrize("frozen", [None, "line", "first", "norm"])
+def test_the_trainable_flags_are_copied(frozen):
+    model = sequential()
+    if frozen:
+        (model if frozen == "line" else model.get_layer(frozen)).trainable = False
+    copy = kwrap.clone_model(model)
+    assert [layer.trainable for layer in copy._flatten_layers()] == [each.trainable for each in model._flatten_layers()]
+    assert [v.path for v in copy.trainable_variables] == [v.path for v in model.trainable_variables]
+
+
+def test_the_flags_of_single_weights_and_of_nested_models_are_copied():
+    model = branched()
+    model.get_layer("encoder").trainable = False
+    model.get_layer("first").bias.trainable = False
+    copy = kwrap.clone_model(model)
+    assert [v.path for v in copy.trainable_variables] == [v.path for v in model.trainable_variables]
+    assert [v.trainable for v in copy.variables] == [v.trainable for v in model.variables]
+
+
+def test_what_was_frozen_after_compiling_does_not_disturb_the_optimizers_state():
+    model = compiled(sequential())
+    model.get_layer("first").trainable = False
+    copy = kwrap.clone_model(model)
+    assert same(values(copy.optimizer.variables), values(model.optimizer.variables))
+    assert [v.path for v in copy.trainable_variables] == [v.path for v in model.trainable_variables]
+
+
+def test_a_copy_of_a_wrapped_frozen_model_is_lowered_when_unwrapped():
+    model = sequential()
+    model.trainable = False
+    kwrap.wrap_model(model, Adapter, where="last")
+    copy = kwrap.clone_model(model)
+    assert len(copy.trainable_variables) == 1
+    kwrap.unwrap_model(copy)
+    assert not copy.trainable
+    assert copy.trainable_variables == []
+
+
+def test_what_a_hook_freezes_is_frozen_in_the_copy_and_trains_again_when_unwrapped():
+    copy = kwrap.clone_model(kwrap.wrap_model(sequential(), Adapter, where="last"))
+    assert not copy.get_layer("last").layer.kernel.trainable
+    kwrap.unwrap_model(copy)
+    assert copy.get_layer("last").kernel.trainable
+
+
+def test_constraints_of_the_copy_are_its_own_and_the_same():
+    model = kwrap.wrap_model(sequential(), NonNegative)
+    copy = kwrap.clone_model(model)
+    kwrap.unwrap_model(copy)
+    assert type(copy.get_layer("first").kernel.constraint) is keras.constraints.MaxNorm
+    assert copy.get_layer("last").kernel.constraint is None
+    kernel = model.get_layer("last").kernel
+    assert (np.asarray(kernel.constraint(keras.ops.full(kernel.shape, -1.0))) == 0).all()
+
+
+def test_seeds_are_copied_so_that_noise_is_the_same():
+    model = kwrap.wrap_model(sequential(), Jitter)
+    inputs, _ = specimens.data(model)
+    model(inputs, training=True)
+    copy = kwrap.clone_model(model)
+    for _ in range(2):
+        assert same(np.asarray(copy(inputs, training=True)), np.asarray(model(inputs, training=True)))
+
+
+def test_what_preprocessing_layers_learned_is_copied():
+    inputs, words = keras.Input((2,), name="numbers"), keras.Input((1,), dtype="string", name="words")
+    normal = keras.layers.Normalization(name="normal")
+    normal.adapt(np.array([[1.0, 2.0], [3.0, 6.0]]))
+    lookup = keras.layers.StringLookup(name="lookup", output_mode="one_hot")
+    lookup.adapt(np.array(["a", "b", "b"]))
+    both = keras.layers.Concatenate(name="both")([normal(inputs), lookup(words)])
+    model = keras.Model([inputs, words], keras.layers.Dense(1, name="out")(both))
+    copy = kwrap.clone_model(model, scale(factor=1.0), where="out")
+    given = [keras.ops.convert_to_tensor([[1.0, 4.0]]), keras.ops.convert_to_tensor([["b"]])]
+    assert same(np.asarray(copy(given)), np.asarray(model(given)))
+    assert copy.get_layer("lookup").get_vocabulary() == ["[UNK]", "b", "a"]
+
+
+def test_a_subclass_of_a_functional_model_keeps_its_class_also_nested():
+    @keras.saving.register_keras_serializable("cloning")
+    class Tower(keras.Model):
+        def __init__(self, units=4, **kwargs):
+            inputs = keras.Input((4,))
+            super().__init__(inputs, keras.layers.Dense(units, name="inner")(inputs), **kwargs)
+            self.units = units
+
+        def get_config(self):
+            return {"units": self.units, "name": self.name}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**config)
+
+    model = keras.Sequential(
+        [keras.layers.Input((4,)), Tower(units=3, name="tower"), keras.layers.Dense(2, name="out")]
+    )
+    copy = kwrap.clone_model(model, Idle, where="out")
+    assert type(copy.get_layer("tower")) is Tower
+    assert copy.get_layer("tower").units == 3
+    assert same(predict(copy), predict(model))
+
+
+def test_a_layer_that_two_nested_models_share_is_shared_in_the_copy():
+    shared = keras.layers.Dense(4, name="shared")
+    parts = [keras.Sequential([keras.layers.Input((4,)), shared], name=name) for name in ("one", "two")]
+    model = keras.Sequential([keras.layers.Input((4,)), *parts])
+    copy = kwrap.clone_model(model, Times, where="one/shared")
+    one, two = (copy.get_layer(name).layers[-1] for name in ("one", "two"))
+    assert one is two
+    assert isinstance(one, kwrap.Wrapper)
+    assert len(copy.weights) == 2
+    assert same(predict(kwrap.clone_model(model)), predict(model))
+
+
+def test_a_model_that_is_not_compiled_is_not_compiled_in_the_copy():
+    copy = kwrap.clone_model(sequential(), Idle)
+    assert not copy.compiled
+    assert getattr(copy, "optimizer", None) is None
+
+
+def test_an_exact_copy_of_an_exact_copy_is_exact():
+    model = compiled(kwrap.wrap_model(branched(), MANY))
+    assert same(state(kwrap.clone_model(kwrap.clone_model(model))), state(model))
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+class Subclassed(keras.Model):
+    """A model that Keras cannot rebuild."""
+
+    def __init__(self, units):
+        super().__init__(name="whole")
+        self.dense = keras.layers.Dense(units, name="dense")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_class_that_keras_cannot_rebuild_is_named_with_the_way_out():
+    model = Subclassed(2)
+    model(np.ones((1, 4), "float32"))
+    before = snapshot_without_config(model)
+    with pytest.raises(
+        errors.CloneError, match="cannot rebuild 'whole': its class Subclassed has no get_config"
+    ) as caught:
+        kwrap.clone_model(model)
+    assert "kwrap.wrap_model(model, ...) works in place" in str(caught.value)
+    assert (caught.value.name, caught.value.kind) == ("whole", "Subclassed")
+    assert isinstance(caught.value, TypeError)
+    assert snapshot_without_config(model) == before
+
+
+def test_a_nested_class_that_keras_cannot_rebuild_is_named_too():
+    inner = Subclassed(4)
+    inner(np.ones((1, 4), "float32"))
+    model = keras.Sequential([keras.layers.Input((4,)), inner, keras.layers.Dense(2, name="out")])
+    with pytest.raises(errors.CloneError, match="'whole': its class Subclassed"):
+        kwrap.clone_model(model, Idle, where="out")
+    assert kwrap.find_hooks(kwrap.wrap_model(model, Idle, where="out"))
+
+
+def test_a_layer_that_keras_cannot_rebuild_is_named_too():
+    class Custom(keras.layers.Layer):
+        def __init__(self, units):
+            super().__init__(name="custom")
+            self.units = units
+
+        def call(self, inputs):
+            return inputs[:, : self.units]
+
+    model = keras.Sequential([keras.layers.Input((4,)), Custom(3), keras.layers.Dense(2, name="out")])
+    with pytest.raises(errors.CloneError, match="'custom': its class .*Custom does not come back") as caught:
+        kwrap.clone_model(model, Idle, where="out")
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def snapshot_without_config(model: keras.Model) -> list:
+    return [values(model.variables)[0].tobytes(), [id(layer) for layer in model._flatten_layers()], model.built]

@@ -1,0 +1,226 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kwrap
+from kwrap import errors
+from kwrap.errors import KwrapError, PluginWarning
+
+CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, KwrapError | PluginWarning)}
+
+# By class: an error of it, its fields, and what its text has to say.
+EXAMPLES = {
+    errors.UnknownHookError: (
+        ("prun", ["prune", "noise"]),
+        {"name": "prun", "known": ["prune", "noise"], "nearest": ["prune"], "unusable": []},
+        ["no hook is named 'prun'", "Did you mean 'prune'?", "'prune', 'noise'", "pip install kwrap-prun"],
+    ),
+    errors.AmbiguousHookError: (
+        ("prune", ["a.Prune of plugin a", "b.Prune of plugin b"]),
+        {"name": "prune", "owners": ["a.Prune of plugin a", "b.Prune of plugin b"]},
+        ["'prune'", "a.Prune of plugin a and b.Prune of plugin b", "kwrap.plugins.block", "KWRAP_BLOCK"],
+    ),
+    errors.HookDefinitionError: (("prune", "no"), {"hook": "prune", "problem": "no"}, ["hook 'prune': no"]),
+    errors.HookTypeError: (
+        ("wrap_model", 3),
+        {"function": "wrap_model", "given": 3},
+        ["wrap_model() expected", "a Rule", "got 3"],
+    ),
+    errors.OptionError: (
+        ("prune", "rate", "no such option"),
+        {"hook": "prune", "option": "rate", "problem": "no such option"},
+        ["hook 'prune', option 'rate': no such option"],
+    ),
+    errors.OptionValueError: (
+        ("ConstantSparsity", "sparsity", 1.5, "has to be below 1"),
+        {"owner": "ConstantSparsity", "option": "sparsity", "value": 1.5, "problem": "has to be below 1"},
+        ["ConstantSparsity: sparsity=1.5 has to be below 1"],
+    ),
+    errors.NoHooksError: (
+        ("wrap_model", ["noise", "prune"]),
+        {"function": "wrap_model", "known": ["noise", "prune"]},
+        ["wrap_model() needs at least one hook", "'noise', 'prune'"],
+    ),
+    errors.RuleError: (
+        ("'prune' at where='dens'", "matches no layer of the model", ["dense"]),
+        {"rule": "'prune' at where='dens'", "problem": "matches no layer of the model", "nearest": ["dense"]},
+        ["'prune' at where='dens'", "matches no layer", "nearest paths: 'dense'"],
+    ),
+    errors.LayerTypeError: (
+        ("prune", "a/norm", "BatchNormalization", ["Dense", "Conv2D"]),
+        {"hook": "prune", "path": "a/norm", "layer": "BatchNormalization", "layer_types": ["Dense", "Conv2D"]},
+        ["hook 'prune'", "'a/norm' (a BatchNormalization)", "made for Dense, Conv2D", "where=...", "exclude=..."],
+    ),
+    errors.DuplicateHookError: (
+        ("prune", "a/dense"),
+        {"hook": "prune", "path": "a/dense"},
+        ["layer 'a/dense'", "two hooks named 'prune'", "name='prune_2'"],
+    ),
+    errors.PlanError: (
+        (["first", "second"],),
+        {"problems": ["first", "second"]},
+        ["not applied", "first; second"],
+    ),
+    errors.OutputChangedError: (
+        ("crop", "a/dense", "float32(None, 4)", "float32(None, 3)"),
+        {"hook": "crop", "path": "a/dense", "expected": "float32(None, 4)", "received": "float32(None, 3)"},
+        ["hook 'crop' at 'a/dense'", "gives float32(None, 3)", "gives float32(None, 4)", "`changes_output = True`"],
+    ),
+    errors.HookCallError: (
+        ("noise", "noise 0.2", "a/dense", "call", ValueError("shapes (2,) and (3,)")),
+        {"hook": "noise", "plugin": "noise 0.2", "path": "a/dense", "during": "call"},
+        [
+            "hook 'noise' (noise 0.2) failed at 'a/dense' in call: ValueError: shapes (2,) and (3,)",
+            "kwrap.unwrap_model(model, 'noise')",
+            "KWRAP_BLOCK=noise in the environment",
+        ],
+    ),
+    errors.KernelError: (("smallest", "no"), {"kernel": "smallest", "problem": "no"}, ["kernel 'smallest': no"]),
+    errors.MissingPluginError: (
+        ("prune", "conv1", "prune", "kwrap-prune 0.2", "which is not installed: pip install kwrap-prune"),
+        {
+            "hook": "prune",
+            "path": "conv1",
+            "plugin": "prune",
+            "version": "kwrap-prune 0.2",
+            "problem": "which is not installed: pip install kwrap-prune",
+        },
+        [
+            "hook 'prune' at 'conv1' needs plugin 'prune' (kwrap-prune 0.2), which is not installed: "
+            "pip install kwrap-prune"
+        ],
+    ),
+    errors.UnknownPluginError: (
+        ("pruen", ["prune"]),
+        {"name": "pruen", "known": ["prune"], "nearest": ["prune"]},
+        ["no plugin is named 'pruen'", "Did you mean 'prune'?", "The plugins there are: 'prune'"],
+    ),
+    errors.PluginAnswerError: (
+        ("prune (kwrap-prune 0.2)", "kwrap_check_plan", KeyError("x")),
+        {"plugin": "prune (kwrap-prune 0.2)", "question": "kwrap_check_plan"},
+        ["plugin prune (kwrap-prune 0.2) failed in kwrap_check_plan: KeyError: 'x'", "KWRAP_BLOCK=prune "],
+    ),
+    errors.PluginWarning: (
+        ("prune", " is broken"),
+        {"plugin": "prune", "problem": " is broken"},
+        ["plugin 'prune' is broken"],
+    ),
+}
+
+# Their text is written where they are raised, and tested there.
+FREE_TEXT = {
+    errors.KwrapError,
+    errors.TargetError,
+    errors.ModelTypeError,
+    errors.UnsupportedModelError,
+    errors.CloneError,
+    errors.WrapperStateError,
+}
+
+
+def test_all_names_every_class_in_order():
+    assert errors.__all__ == sorted(cls.__name__ for cls in CLASSES)
+
+
+def test_every_class_is_tested_here():
+    assert EXAMPLES.keys() | FREE_TEXT == CLASSES
+
+
+@pytest.mark.parametrize("cls", EXAMPLES, ids=lambda cls: cls.__name__)
+def test_an_error_has_fields_and_says_who_where_what_and_the_way_out(cls):
+    arguments, fields, texts = EXAMPLES[cls]
+    error = cls(*arguments)
+    assert {name: getattr(error, name) for name in fields} == fields
+    assert [text for text in texts if text not in str(error)] == []
+
+
+@pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError, PluginWarning}, key=lambda cls: cls.__name__))
+def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
+    first, second = cls.__bases__
+    assert first is KwrapError
+    assert second in (TypeError, ValueError, LookupError, RuntimeError, NotImplementedError)
+
+
+def test_free_text_is_the_message():
+    assert [str(cls("who, where, what")) for cls in FREE_TEXT] == ["who, where, what"] * len(FREE_TEXT)
+
+
+def test_a_warning_is_a_user_warning():
+    assert issubclass(PluginWarning, UserWarning)
+    assert not issubclass(PluginWarning, KwrapError)
+
+
+def test_a_hook_of_ones_own_that_raises_is_no_plugin_to_block():
+    error = errors.HookCallError("noise", None, "dense", "build", KeyError("x"))
+    assert str(error).startswith("hook 'noise' failed at 'dense' in build: KeyError: 'x'.")
+    assert "KWRAP_BLOCK" not in str(error)
+    assert error.plugin is None
+
+
+def test_the_cause_of_a_hooks_error_survives_being_raised_again_from_none():
+    original = KeyError("x")
+
+    def raise_again():
+        try:
+            raise errors.HookCallError("noise", None, "dense", "call", original) from original
+        except errors.HookCallError as error:
+            raise error from None  # as Keras does with whatever passes a layer's call
+
+    with pytest.raises(errors.HookCallError) as raised:
+        raise_again()
+    assert raised.value.__cause__ is original
+
+
+@kwrap.hook(layer_type=keras.layers.Dense, name="errors_raises")
+def raises(call_next, inputs, *, where="call"):
+    raise KeyError(where)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda model, x: model.layers[0](x),
+        lambda model, x: model(x),
+        lambda model, x: model.predict(x, verbose=0),
+        lambda model, x: model.fit(x, x, verbose=0),
+        lambda model, x: tf.function(lambda inputs: model(inputs))(x),
+        lambda model, x: tf.function(lambda inputs: model(inputs), autograph=False)(x),
+    ],
+    ids=["layer", "model", "predict", "fit", "a function", "a function without AutoGraph"],
+)
+def test_an_error_keeps_its_class_fields_and_cause_through_keras_and_tensorflow(act):
+    model = keras.Sequential([keras.layers.Input((3,)), kwrap.Wrapper(keras.layers.Dense(3, name="dense"), [raises()])])
+    model.compile("sgd", "mse")
+    with pytest.raises(errors.HookCallError) as raised:
+        act(model, np.ones((2, 3), "float32"))
+    error = raised.value
+    assert (error.hook, error.plugin, error.path, error.during) == ("errors_raises", None, "dense", "call")
+    assert (type(error.__cause__), error.__cause__.args) == (KeyError, ("call",))
+    assert str(error).startswith("hook 'errors_raises' failed at 'dense' in call: KeyError: 'call'.")
+
+
+def test_a_blocked_plugin_is_the_way_out_of_an_unknown_hook_rather_than_pip():
+    error = errors.UnknownHookError("prune", [], ["There is the plugin prune, which is blocked."])
+    assert "There is the plugin prune, which is blocked." in str(error)
+    assert "pip install" not in str(error)
+    assert "The hooks there are: none" in str(error)
+
+
+def test_a_missing_hook_of_no_plugin_names_no_plugin():
+    error = errors.MissingPluginError("prune", "conv1", None, None, "which no plugin has")
+    assert str(error) == "hook 'prune' at 'conv1', which no plugin has"
+
+
+def test_nearest_gives_the_closest_names_first_and_none_that_is_far():
+    assert errors.nearest("prun", ["noise", "prune", "pruned", "lora"]) == ["prune", "pruned"]
+    assert errors.nearest("prun", ["noise", "lora"]) == []
+    assert errors.nearest("a1", ["a2", "a3", "a4", "a5"], count=2) == errors.nearest("a1", ["a2", "a3", "a4", "a5"])[:2]
+
+
+def test_listed_counts_what_it_does_not_show():
+    assert errors.listed([]) == "none"
+    assert errors.listed(["a", "b"]) == "'a', 'b'"
+    assert errors.listed(["a", "b", "c"], limit=2) == "'a', 'b', and 1 more"

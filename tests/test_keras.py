@@ -1,0 +1,714 @@
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import kwrap
+from kwrap import _keras
+from kwrap._surgery import replace_layers
+
+ONES = np.ones((2, 3), "float32")
+
+
+@kwrap.hook(layer_type=layers.Layer, name="keras_double")
+class Double(kwrap.Hook):
+    def parametrize(self, target, value):
+        return value * 2
+
+
+def dense(units: int = 2, **options) -> keras.Layer:
+    layer = layers.Dense(units, **options)
+    layer.build((None, 3))
+    return layer
+
+
+def functional() -> keras.Model:
+    """Return a model that calls one layer twice, with another in between."""
+    inputs = keras.Input((3,), name="inputs")
+    shared = layers.Dense(3, name="shared")
+    return keras.Model(inputs, shared(layers.Activation("tanh", name="tanh")(shared(inputs))), name="model")
+
+
+class Holder(layers.Layer):
+    """A layer that holds another, a metric, and a weight."""
+
+    def __init__(self, inner=None, **kwargs):
+        super().__init__(**kwargs)
+        self.inner = inner or layers.Dense(3)
+        self.mean = keras.metrics.Mean()
+
+    def build(self, input_shape):
+        if not self.inner.built:
+            self.inner.build(input_shape)
+        self.own = self.add_weight((2,), name="own")
+
+    def call(self, inputs):
+        return self.inner(inputs)
+
+
+class Unbuildable(keras.Model):
+    """A model whose class rebuilds itself in its own way."""
+
+    def __init__(self, units=2, **kwargs):
+        super().__init__(**kwargs)
+        self.last = layers.Dense(units)
+
+    def call(self, inputs):
+        return self.last(inputs)
+
+
+class OwnWay(keras.Model):
+    """A Functional model with a constructor of its own."""
+
+    def __init__(self, units=2):
+        inputs = keras.Input((3,))
+        super().__init__(inputs, layers.Dense(units)(inputs))
+
+
+# --- this file's own claims ------------------------------------------------------------------------------------------
+
+
+def test_everything_in_keras_py_is_tested_here():
+    functions = [
+        name
+        for name, value in vars(_keras).items()
+        if inspect.isfunction(value) and value.__module__ == _keras.__name__ and not name.startswith("_")
+    ]
+    source = Path(__file__).read_text()
+    assert [name for name in [*functions, *_keras.__all__] if f"_keras.{name}" not in source] == []
+
+
+def test_nothing_else_in_kwrap_imports_private_modules_of_keras():
+    sources = [path for path in Path(kwrap.__file__).parent.rglob("*.py") if path.name != "_keras.py"]
+    imported = {
+        (path.name, name)
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in _imported(node)
+    }
+    assert {entry for entry in imported if entry[1] == "keras"}
+    assert [entry for entry in imported if entry[1].startswith("keras.src")] == []
+
+
+def _imported(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_autocast_scope_none_gives_variables_in_their_own_dtype():
+    variable = keras.Variable(ONES)
+    with _keras.AutocastScope("float16"):
+        assert variable.value.dtype == "float16"
+        with _keras.AutocastScope(None):
+            assert variable.value.dtype == "float32"
+
+
+def test_tensorflows_containers_are_what_attributes_past_keras_tracking_become():
+    module = tf.Module()
+    module.items, module.named, module.both = [module], {"a": module}, (module,)
+    assert [type(module.items), type(module.named), type(module.both)] == [
+        _keras.ListWrapper,
+        _keras.DictProxy,
+        _keras.TupleProxy,
+    ]
+    assert module.both.__wrapped__ == (module,)
+    assert _keras.TupleProxy((module,))[0] is _keras.DictProxy({"a": module})["a"] is module
+
+
+def test_a_tracked_layer_is_kept_by_tensorflow_in_a_reference():
+    inner = dense()
+    module = tf.Module()
+    module.inner = inner
+    (reference,) = module._self_unconditional_checkpoint_dependencies
+    assert (type(reference), reference.name, reference.ref is inner) == (_keras.TrackableReference, "inner", True)
+
+
+def test_functional_is_the_class_of_models_made_from_tensors():
+    assert isinstance(functional(), _keras.Functional)
+    assert not isinstance(Unbuildable(), _keras.Functional)
+    assert not isinstance(keras.Sequential(), _keras.Functional)
+
+
+def test_functional_like_constructor_tells_classes_that_are_rebuilt_from_tensors():
+    assert _keras.functional_like_constructor(type(functional()))
+    assert not _keras.functional_like_constructor(OwnWay)
+
+
+def test_any_symbolic_tensors_looks_at_nested_arguments():
+    assert _keras.any_symbolic_tensors(([keras.Input((3,))],), {})
+    assert _keras.any_symbolic_tensors((), {"a": {"b": keras.Input((3,))}})
+    assert not _keras.any_symbolic_tensors((ONES,), {"training": True})
+
+
+def test_get_keras_mask_is_the_mask_that_a_layer_put_on_its_output():
+    outputs = layers.Masking()(np.float32([[[1, 1], [0, 0]]]))
+    np.testing.assert_array_equal(_keras.get_keras_mask(outputs), [[True, False]])
+    assert _keras.get_keras_mask(tf.constant(ONES)) is None
+
+
+# --- one layer -------------------------------------------------------------------------------------------------------
+
+
+class Moody(layers.Layer):
+    """A layer with a context argument of its own, which takes what is no tensor, as it is."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._register_call_context_args("mood")
+        self._convert_input_args = False
+        self._allow_non_tensor_positional_args = True
+        self.supports_jit = False
+
+    def call(self, words, mood=None):
+        self.got = (words, mood)
+        return tf.constant(len(words))
+
+
+def test_mirror_call_lets_a_wrapper_take_arguments_as_its_layer_does():
+    layer = Moody()
+    wrapper = kwrap.Wrapper(layer, [])
+    _keras.mirror_call(wrapper, layer)
+    assert int(wrapper(["a", "b"], mood="good")) == 2
+    assert layer.got == (["a", "b"], "good")
+    assert not wrapper.supports_jit
+    outer = Holder(wrapper)
+    outer._register_call_context_args("mood")
+    outer._convert_input_args, outer._allow_non_tensor_positional_args, outer.built = False, True, True
+    outer(["a"], mood="bad")  # Keras hands it down
+    assert layer.got == (["a"], "bad")
+
+
+@pytest.mark.parametrize("mode", ["full", "larger_than", "list_of_layers", "activations"])
+def test_move_remat_moves_the_recomputing_of_a_whole_call_and_nothing_else(mode):
+    layer_names = ["dense"] if mode == "list_of_layers" else None
+    with keras.RematScope(mode=mode, output_size_threshold=0, layer_names=layer_names):
+        layer = layers.Dense(2, activation="relu", name="dense")
+    other = layers.Dense(2)
+    assert layer._remat_mode.mode == mode
+    _keras.move_remat(layer, other)
+    moved, kept = (None, mode) if mode == "activations" else (mode, None)
+    assert [part._remat_mode and part._remat_mode.mode for part in (other, layer)] == [moved, kept]
+
+
+@pytest.mark.parametrize("mode", ["full", "activations"])
+def test_a_layer_made_to_recompute_has_the_gradient_of_its_weights_through_a_hook(mode):
+    with keras.RematScope(mode=mode):
+        layer = dense(activation="relu", kernel_initializer="ones")
+    wrapper = kwrap.Wrapper(layer, [Double()])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(wrapper(ONES))
+    np.testing.assert_array_equal(tape.gradient(loss, layer.kernel.value), np.full((3, 2), 2 * 2.0))
+
+
+def test_undecorate_build_keeps_what_build_is_given_from_becoming_a_child():
+    class Builds(layers.Layer):
+        def build(self, layer):
+            self.built = True
+
+    decorated, plain, other = Builds(), Builds(), layers.Dense(2)
+    _keras.undecorate_build(plain)
+    decorated.build(other)
+    plain.build(other)
+    assert decorated._flatten_layers(include_self=False)  # why it is done
+    assert not plain._flatten_layers(include_self=False)
+
+
+def test_building_gives_variables_a_path_and_locks_the_layer_afterwards():
+    layer = layers.Layer(name="child")
+    with _keras.building(layer, "a/parent"):
+        layer.w = layer.add_weight((2,), name="w")
+    assert layer.w.path == "a/parent/child/w"
+    assert layer.built
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.more = layer.add_weight((2,), name="more")
+
+
+class Two(layers.Layer):
+    """A layer of two inputs, built by the shapes of both."""
+
+    def build(self, left_shape, right_shape):
+        self.w = self.add_weight((left_shape[-1], right_shape[-1]), name="w")
+
+    def call(self, left, right, scale=1.0):
+        return left @ self.w @ keras.ops.transpose(right) * scale
+
+
+def test_build_for_call_builds_as_the_layers_own_call_would():
+    by_hand, by_call = Two(name="two"), Two(name="two")
+    _keras.build_for_call(by_hand, (np.ones((1, 3)),), {"right": tf.ones((2, 4)), "scale": 2.0})
+    by_call(np.ones((1, 3)), right=tf.ones((2, 4)), scale=2.0)
+    assert [(v.path, v.shape, v.dtype) for v in by_hand.variables] == [("two/w", (3, 4), "float32")]
+    assert [(v.path, v.shape, v.dtype) for v in by_call.variables] == [("two/w", (3, 4), "float32")]
+    assert by_hand.built
+
+
+def test_symbolic_outputs_leaves_no_node_behind():
+    inputs = keras.Input((3,))
+    hidden = layers.Dense(3)(inputs)
+    before = list(hidden._keras_history.operation._outbound_nodes)
+    layer = layers.Dense(4)
+    outputs = _keras.symbolic_outputs(layer, (hidden,), {})
+    assert outputs.shape == (None, 4)
+    assert layer._inbound_nodes == []
+    assert hidden._keras_history.operation._outbound_nodes == before
+
+
+def test_call_training_is_what_the_call_under_way_was_told():
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs):
+            seen.append(_keras.call_training())
+            return inputs
+
+    asks = Asks()
+    model = keras.Sequential([asks])
+    model(ONES)
+    model(ONES, training=True)
+    model(ONES, training=False)
+    assert seen[-3:] == [None, True, False]
+    assert _keras.call_training() is None
+
+
+def test_outside_graphs_variables_are_created_and_assigned_while_a_graph_is_traced():
+    variables = [keras.Variable(0.0)]
+
+    @tf.function
+    def function():
+        if len(variables) == 1:
+            with _keras.outside_graphs():
+                variables[0].assign_add(1.0)
+                variables.append(keras.Variable(variables[0].value + 1.0))
+        return variables[1] * 10.0
+
+    assert (float(function()), float(function())) == (20.0, 20.0)
+    assert [float(variable) for variable in variables] == [1.0, 2.0]
+
+
+def test_unconverted_keeps_autograph_out():
+    def where():
+        return inspect.currentframe().f_code.co_filename
+
+    files = []
+
+    @tf.function
+    def function():
+        files.append((where(), _keras.unconverted(where)()))
+        return tf.constant(0)
+
+    function()
+    ((converted, plain),) = files
+    assert plain == __file__ != converted
+
+
+def test_read_is_a_value_that_later_assignments_leave_alone_and_that_gradients_pass():
+    variable = keras.Variable(3.0)
+    value = _keras.read(variable)
+    variable.assign(5.0)
+    assert float(value) == 3.0
+    with tf.GradientTape() as tape:
+        loss = _keras.read(variable) ** 2
+    assert float(tape.gradient(loss, variable.value)) == 10.0
+
+
+# --- stateless scopes ------------------------------------------------------------------------------------------------
+
+
+def test_in_stateless_scope_and_get_stateless_scope_see_the_scope_that_is_open():
+    assert not _keras.in_stateless_scope()
+    with keras.StatelessScope() as scope:
+        assert _keras.in_stateless_scope()
+        assert _keras.get_stateless_scope() is scope
+    assert _keras.get_stateless_scope() is None
+
+
+def test_under_scope_another_scope_is_open_for_the_moment():
+    with keras.StatelessScope() as scope:
+        with _keras.under_scope(None):
+            assert not _keras.in_stateless_scope()
+        with pytest.raises(ZeroDivisionError), _keras.under_scope(None):
+            1 / 0  # noqa: B018
+        assert _keras.get_stateless_scope() is scope
+
+
+def test_stored_value_is_what_the_variable_holds_whatever_the_scope_says():
+    variable = keras.Variable(1.0)
+    with keras.StatelessScope([(variable, 5.0)]):
+        assert float(variable.value) == 5.0
+        assert float(_keras.stored_value(variable)) == 1.0
+
+
+def test_stored_value_creates_what_the_scope_put_off():
+    with keras.StatelessScope():
+        variable = keras.Variable(keras.initializers.RandomNormal(), shape=(3,))
+        other = keras.Variable("ones", shape=(2,))
+        stored = np.array(_keras.stored_value(variable))
+    np.testing.assert_array_equal(variable, stored)
+    np.testing.assert_array_equal(other, np.ones(2))
+
+
+def test_assign_directly_assigns_past_the_scope():
+    variable = keras.Variable(1.0)
+    with keras.StatelessScope():
+        created = keras.Variable("zeros", shape=())
+        _keras.assign_directly(variable, 5.0)
+        _keras.assign_directly(created, 7.0)
+    assert (float(variable), float(created)) == (5.0, 7.0)
+
+
+def test_adopt_losses_gives_losses_to_the_layers_that_added_them():
+    class Adds(layers.Layer):
+        def __init__(self, value, inner=None):
+            super().__init__()
+            self.value, self.inner = value, inner
+
+        def call(self, inputs):
+            self.add_loss(keras.ops.sum(inputs) * self.value)
+            return self.inner(inputs) if self.inner else inputs
+
+    inner = Adds(10.0)
+    outer = Adds(1.0, inner)
+    outer(ONES)
+    with keras.StatelessScope(collect_losses=True) as scope:
+        outer(ONES)
+        losses = list(scope.losses)
+    assert [float(loss) for loss in outer.losses] == []  # dropped
+    _keras.adopt_losses(outer, losses)
+    assert [float(loss) for loss in outer.losses] == [6.0, 60.0]
+    assert [float(loss) for loss in inner.losses] == [60.0]
+    outer(ONES)
+    assert [float(loss) for loss in outer.losses] == [6.0, 60.0]  # the next call begins anew
+
+
+# --- what a layer is made of -----------------------------------------------------------------------------------------
+
+
+def test_own_dtype_is_the_dtype_in_which_a_variable_is_stored():
+    variable = keras.Variable(ONES, dtype="float32")
+    with _keras.AutocastScope("float16"):
+        assert variable.dtype == "float16"
+        assert _keras.own_dtype(variable) == "float32"
+
+
+def test_quantization_changes_with_quantize_and_enable_lora():
+    plain, quantized, lora = (dense(4) for _ in range(3))
+    quantized.quantize("int8")
+    lora.enable_lora(2)
+    states = [_keras.quantization(layer) for layer in (plain, quantized, lora, layers.ReLU())]
+    assert states == [(None, False), ("int8", False), (None, True), (None, False)]
+
+
+def test_sublayers_are_the_layers_that_a_layer_holds_itself_without_metrics():
+    inner = layers.Dense(3)
+    holder = Holder(inner)
+    assert _keras.sublayers(holder) == [inner]
+    model = keras.Sequential([keras.Input((3,)), holder])
+    assert _keras.sublayers(model) == model.layers == [holder]
+    compiled = functional()
+    compiled.compile("sgd", "mse", metrics=["mae"])
+    compiled.train_on_batch(ONES, ONES)
+    assert _keras.sublayers(compiled) == compiled.layers
+
+
+def test_all_sublayers_are_parents_first_and_a_shared_one_once_for_each_holder():
+    inner = layers.Dense(3)
+    first, second = Holder(inner), Holder(inner)
+    model = keras.Sequential([keras.Input((3,)), first, second])
+    assert _keras.all_sublayers(model) == [first, inner, second, inner]
+
+
+def test_has_own_weights_counts_those_of_held_layers_out():
+    holder = Holder()
+    holder.build((None, 3))
+    assert _keras.has_own_weights(holder)
+    assert _keras.has_own_weights(layers.BatchNormalization(scale=False)) is False
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    assert model.weights
+    assert not _keras.has_own_weights(model)
+
+
+def test_own_weights_are_those_of_the_layer_itself_and_of_a_recurrent_layers_cell():
+    holder = Holder()
+    holder.build((None, 3))
+    assert [variable.name for variable in _keras.own_weights(holder)] == ["own"]
+    norm = layers.BatchNormalization()
+    norm.build((None, 3))
+    assert [v.name for v in _keras.own_weights(norm)] == ["gamma", "beta", "moving_mean", "moving_variance"]
+    lstm = layers.LSTM(2)
+    lstm.build((None, 4, 3))
+    assert [variable.name for variable in _keras.own_weights(lstm)] == ["kernel", "recurrent_kernel", "bias"]
+
+
+def test_unlocked_lets_a_built_layer_take_state_for_the_moment():
+    layer = dense()
+    with _keras.unlocked(layer) as tracker:
+        layer.more = keras.Variable(1.0)
+        assert tracker is layer._tracker
+    assert layer.variables[-1] is layer.more
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.again = keras.Variable(1.0)
+    with pytest.raises(ZeroDivisionError), _keras.unlocked(layer):
+        1 / 0  # noqa: B018
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        layer.again = keras.Variable(1.0)
+
+
+def test_unlocked_leaves_an_unbuilt_layer_unlocked():
+    layer = layers.Dense(2)
+    with _keras.unlocked(layer):
+        pass
+    layer.more = keras.Variable(1.0)
+    assert [variable is layer.more for variable in layer.variables] == [True]
+
+
+def test_set_tracked_tracks_the_new_list_in_place_of_the_old():
+    layer = layers.Layer()
+    first, second = dense(), dense()
+    layer.parts = [first]
+    layer.built = True
+    layer._lock_state()
+    for old, new in (([first], [first, second]), ([first, second], [second]), ([second], [])):
+        _keras.set_tracked(layer, "parts", old, new)
+        assert list(layer.parts) == new
+        assert _keras.sublayers(layer) == new
+        assert len(layer.weights) == 2 * len(new)
+
+
+def test_lift_makes_a_frozen_layer_trainable_itself_alone_and_frozen_again():
+    holder = Holder()
+    holder.build((None, 3))
+    holder.trainable = False
+    _keras.lift(holder, True)
+    assert (holder.trainable, holder.inner.trainable) == (True, False)
+    assert _keras.is_lifted(holder)
+    assert holder.trainable_variables == []
+    _keras.lift(holder, False)
+    assert (holder.trainable, _keras.is_lifted(holder)) == (False, False)
+
+
+# --- a model's graph -------------------------------------------------------------------------------------------------
+
+
+def test_move_nodes_rename_nodes_and_retrack_put_another_layer_in_a_graph():
+    model, reference = functional(), functional()
+    reference.set_weights(model.get_weights())
+    old = model.get_layer("shared")
+    new = dense(3, name="shared")
+    new.set_weights(old.get_weights())
+    replace_layers([model], [(old, new)])  # by _keras.move_nodes, _keras.rename_nodes and _keras.retrack
+    assert (len(old._inbound_nodes), len(old._outbound_nodes)) == (0, 0)
+    assert all(node.operation is new for node in new._inbound_nodes)
+    assert {tensor._keras_history.operation for node in new._inbound_nodes for tensor in node.outputs} == {new}
+    assert model.get_config() == reference.get_config()  # Keras leaves nodes out whose keys it does not know
+    np.testing.assert_array_equal(model(ONES), reference(ONES))
+    ((_, _, (first,)), _) = _keras.recorded_calls(new)
+    part = keras.Model(model.input, first)
+    np.testing.assert_array_equal(part(ONES), reference.get_layer("shared")(ONES))
+    clone = keras.models.clone_model(model)
+    clone.set_weights(model.get_weights())
+    np.testing.assert_array_equal(clone(ONES), reference(ONES))
+
+
+def test_after_retrack_a_holder_knows_the_new_layer_by_its_tracker():
+    inner, new = layers.Dense(3), dense(3)
+    holder = Holder(inner)
+    replace_layers([holder], [(inner, new)])
+    assert _keras.sublayers(holder) == [new]
+    holder._tracker.untrack(new)
+    assert _keras.sublayers(holder) == []
+
+
+def test_recorded_calls_are_the_arguments_and_outputs_of_each_call_in_a_graph():
+    left, right = keras.Input((3,)), keras.Input((4,))
+    layer = Two()
+    outputs = [layer(left, right=right, scale=2.0), layer(left, right)]
+    (first, second) = _keras.recorded_calls(layer)
+    assert (first[0][0] is left, first[1]["right"] is right, first[1]["scale"]) == (True, True, 2.0)
+    assert [tensor is right for tensor in second[0]] == [False, True]
+    assert [first[2][0] is outputs[0], second[2][0] is outputs[1]] == [True, True]
+
+
+def test_graph_of_is_the_functional_graph_of_models_that_have_one():
+    model, sequential = functional(), keras.Sequential([layers.Dense(2)])
+    assert _keras.graph_of(model) is model
+    assert _keras.graph_of(sequential) is None
+    sequential(ONES)
+    assert isinstance(_keras.graph_of(sequential), _keras.Functional)
+    assert _keras.graph_of(sequential).operations[-1] is sequential.layers[-1]
+    assert _keras.graph_of(Unbuildable()) is None
+
+
+def test_is_plain_graph_tells_models_that_are_rebuilt_from_their_graph():
+    class Mine(keras.Sequential):
+        pass
+
+    models = [functional(), keras.Sequential(), Mine(), OwnWay(), Unbuildable()]
+    assert [_keras.is_plain_graph(model) for model in models] == [True, True, False, False, False]
+
+
+def test_output_spec_traces_without_touching_variables():
+    count = keras.Variable(0)
+
+    def function(inputs, factor):
+        count.assign(count + 1)
+        return {"out": inputs @ tf.ones((3, 5)) * factor}
+
+    spec = _keras.output_spec(function, (keras.KerasTensor((None, 3)),), {"factor": 2.0})
+    assert (type(spec["out"]), spec["out"].shape, spec["out"].dtype) == (keras.KerasTensor, (None, 5), "float32")
+    assert int(count) == 0
+
+
+# --- a compiled model ------------------------------------------------------------------------------------------------
+
+
+def test_forget_traces_lets_a_model_see_what_has_changed():
+    class Switched(layers.Layer):
+        factor = 1.0
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    layer = Switched()
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile("sgd", "mse")
+
+    def results():
+        return [float(model.predict(ONES, verbose=0).max()), model.evaluate(ONES, ONES, verbose=0)]
+
+    assert results() == [1.0, 0.0]
+    layer.factor = 2.0
+    assert results() == [1.0, 0.0]
+    _keras.forget_traces(model)
+    assert results() == [2.0, 1.0]
+
+
+def test_refresh_trainable_state_takes_layers_in_that_compile_did_not_see_and_still_lets_keras_warn_of_changes():
+    model = functional()
+    model.compile("sgd", "mse")
+    shared = model.get_layer("shared")
+    new = dense(3, name="shared")
+    new.trainable = False
+    replace_layers([model], [(shared, new)])
+    restore = _keras.trainable_state_restorer(model)
+    _keras.refresh_trainable_state(model)
+    assert model._compiled_trainable_state[new] is False
+    assert shared not in model._compiled_trainable_state
+    model._warn_if_trainable_state_changed()  # a warning is an error here
+    restore()
+    assert shared in model._compiled_trainable_state
+    assert new not in model._compiled_trainable_state
+    _keras.refresh_trainable_state(model)
+    new.trainable = True
+    # Keras 3.15.1 has the warning, but calls it behind a `raise`.
+    with pytest.warns(UserWarning, match=r"`trainable` state has changed .*\['shared'\]"):
+        model._warn_if_trainable_state_changed()
+
+
+def test_refresh_trainable_state_leaves_a_model_alone_that_was_never_compiled():
+    model = functional()
+    _keras.refresh_trainable_state(model)
+    assert not hasattr(model, "_compiled_trainable_state")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_optimized_variables_are_those_that_the_optimizer_was_built_for(scaled):
+    optimizer = keras.optimizers.Adam()
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer
+    variables = dense().trainable_variables
+    optimizer.build(variables)
+    optimized = _keras.optimized_variables(optimizer)
+    assert [one is other for one, other in zip(optimized, variables, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_built_like_tells_of_each_variable_of_an_optimizer_what_it_is_there_for(scaled):
+    optimizer = keras.optimizers.Adam(0.5, beta_1=0.25)
+    optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0) if scaled else optimizer
+    kernel, bias = dense(name="same").trainable_variables
+    other, _ = dense(name="same").trainable_variables
+    built, purposes = _keras.built_like(optimizer, [kernel, bias])
+    assert built.get_config() == optimizer.get_config()
+    assert len(purposes) == len(built.variables) == len(set(purposes))
+    slots = {purpose: built.variables[place].shape for place, purpose in enumerate(purposes)}
+    names = {name for purpose in purposes if isinstance(purpose, tuple) for name in purpose[1:]}
+    assert {slots[id(kernel), name] for name in names} == {(3, 2)}
+    assert {slots[id(bias), name] for name in names} == {(2,)}
+    rebuilt, same = _keras.built_like(optimizer, [other, bias])
+    assert [purpose for purpose in same if purpose in purposes] == [
+        purpose for purpose in purposes if not isinstance(purpose, tuple) or purpose[0] == id(bias)
+    ]
+    rebuilt.apply([tf.ones((3, 2)), tf.ones((2,))])
+    assert int(getattr(rebuilt, "inner_optimizer", rebuilt).iterations) == 1
+
+
+def test_set_optimizer_leaves_the_optimizers_variables_out_of_the_models():
+    model = functional()
+    model.compile("sgd", "mse")
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    count = len(model.variables)
+    _keras.set_optimizer(model, optimizer)
+    assert model.optimizer is optimizer
+    assert len(model.variables) == count
+    model.fit(ONES, ONES, verbose=0)
+    assert int(optimizer.iterations) == 1
+
+
+def test_uncompiled_keeps_keras_from_compiling_a_copy():
+    model = functional()
+    model.compile("sgd", "mse")
+    with _keras.uncompiled(model):
+        assert not keras.models.clone_model(model).compiled
+    assert model.compiled
+    assert keras.models.clone_model(model).compiled
+
+
+def test_compile_arguments_are_the_objects_that_were_given():
+    def loss(y_true, y_pred):
+        return keras.ops.mean(y_pred)
+
+    model = functional()
+    model.compile("sgd", loss=loss, metrics=["mae"], steps_per_execution=2)
+    arguments = _keras.compile_arguments(model)
+    assert (arguments["loss"] is loss, arguments["optimizer"] is model.optimizer) == (True, True)
+    assert (arguments["metrics"], arguments["steps_per_execution"]) == (["mae"], 2)
+    functional().compile(**arguments)
+
+
+# --- replicas --------------------------------------------------------------------------------------------------------
+
+IN_REPLICAS = """
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kwrap import _keras
+
+seen = []
+for devices in (["CPU:0", "CPU:1"], ["CPU:0"]):
+    strategy = tf.distribute.MirroredStrategy(devices)
+    strategy.run(lambda: seen.append(_keras.in_many_replicas()))
+    with strategy.scope():
+        seen.append(_keras.in_many_replicas())
+print(seen)
+"""
+
+
+def test_in_many_replicas_is_true_inside_each_of_several_replicas_only():
+    assert _keras.in_many_replicas() is False
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", IN_REPLICAS], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[True, True, False, False, False]"

@@ -1,0 +1,529 @@
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import weakref
+
+import keras
+import numpy as np
+import pytest
+
+import kwrap
+from kwrap import errors
+
+from . import specimens
+from .specimens import (
+    Adapter,
+    Idle,
+    Jitter,
+    Mask,
+    NonNegative,
+    Plus,
+    Times,
+    branched,
+    compiled,
+    data,
+    predict,
+    same,
+    scale,
+    sequential,
+    shift,
+    snapshot,
+    train,
+    values,
+)
+
+EVERY_KIND = [Idle, scale, shift, NonNegative, Mask, Jitter, Times]
+# Adding and subtracting what an optimizer has not moved leaves a weight as it was only where nothing is stored anew.
+LEAVE_WEIGHTS = [Idle, scale, shift, Jitter, Times, Plus, Adapter]
+
+
+def dense(model: keras.Model, name: str) -> tuple[np.ndarray, np.ndarray]:
+    layer = model.get_layer(name)
+    return np.array(layer.kernel), np.array(layer.bias)
+
+
+# --- wrapping in place -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_the_same_model_comes_back_with_its_class_names_paths_and_layer_order(make):
+    model = compiled(make())
+    before = type(model), model.name, [layer.name for layer in model.layers], [v.path for v in model.weights]
+    layers = [layer for layer in model._flatten_layers() if not isinstance(layer, keras.Model)]
+    assert kwrap.wrap_model(model, Idle) is model
+    assert (type(model), model.name, [layer.name for layer in model.layers], [v.path for v in model.weights]) == before
+    assert model.compiled
+    after = {id(layer) for layer in model._flatten_layers()}
+    assert {id(layer) for layer in layers} <= after
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_hooks_change_what_the_layers_give_as_numpy_says(make):
+    model = make()
+    name = "last" if make is sequential else "second"
+    inner = keras.Model(specimens.input_of(model), model.get_layer(name).input)
+    inputs, _ = data(model)
+    incoming = np.asarray(inner(inputs, training=False))
+    kernel, bias = dense(model, name)
+    kwrap.wrap_model(model, [scale(factor=3.0), shift(amount=0.5), Times(factor=0.25), Plus()], where=name)
+    result = predict(model)
+    result = result["second"] if make is branched else result
+    # The first hook is outermost; weight hooks run in list order. The order of a matrix product's sums is free.
+    np.testing.assert_allclose(result, (incoming @ (kernel * 0.25 + 1.0) + bias + 0.5) * 3.0, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hook_on_a_shared_layer_acts_on_each_of_its_calls():
+    model = branched()
+    seen = []
+
+    @kwrap.hook(layer_type=keras.layers.Dense, name="model_counted")
+    def counted(call_next, inputs):
+        seen.append(1)
+        return call_next(inputs)
+
+    kwrap.wrap_model(model, counted, where="shared")
+    seen.clear()
+    predict(model)
+    assert len(seen) == 2
+    assert len(kwrap.find_hooks(model)) == 1
+
+
+def test_recursive_false_leaves_nested_models_alone():
+    model = kwrap.wrap_model(branched(), Times, recursive=False)
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["shared", "first", "second"]
+
+
+def test_a_dict_loss_by_layer_name_works_on_a_wrapped_model():
+    model = compiled(kwrap.wrap_model(branched(), [Idle, Times]))
+    losses = train(model, 30)
+    assert losses[-1] < losses[0]
+    assert {"first_loss", "second_loss", "first_mae"} <= set(model.get_metrics_result())
+
+
+def test_wrapping_a_wrapped_model_appends_and_never_nests():
+    model = kwrap.wrap_model(sequential(), Times(factor=0.5), where="last")
+    wrapper = model.get_layer("last")
+    kwrap.wrap_model(model, [Plus, shift], where="last")
+    assert model.get_layer("last") is wrapper
+    assert not isinstance(wrapper.layer, kwrap.Wrapper)
+    assert [hook.name for hook in wrapper.hooks] == ["specimen_times", "specimen_plus", "specimen_shift"]
+    once = kwrap.wrap_model(clone_of(sequential, model), [Times(factor=0.5), Plus(), shift()], where="last")
+    assert same(predict(model), predict(once))
+
+
+def clone_of(make, model: keras.Model) -> keras.Model:
+    """Return a bare model with the weights of one of the same structure."""
+    fresh = make()
+    for new, old in zip(fresh.weights, [v for v in model.weights if "specimen" not in v.path], strict=True):
+        new.assign(old)
+    return fresh
+
+
+def test_appending_keeps_the_state_and_the_work_of_the_hooks_that_are_there():
+    model = compiled(kwrap.wrap_model(sequential(), [Mask, NonNegative]))
+    masks = {path: values(hook.variables) for path, hook in kwrap.find_hooks(model, Mask)}
+    steps = [int(hook.state(hook.target_weights[0], "step")) for _, hook in kwrap.find_hooks(model, NonNegative)]
+    kwrap.wrap_model(model, Idle)
+    assert {path: values(hook.variables) for path, hook in kwrap.find_hooks(model, Mask)}.keys() == masks.keys()
+    train(model, 2)
+    for path, hook in kwrap.find_hooks(model, Mask):
+        assert same(values(hook.variables), masks[path])
+    assert [int(h.state(h.target_weights[0], "step")) for _, h in kwrap.find_hooks(model, NonNegative)] == [
+        step + 2 for step in steps
+    ]
+
+
+def test_a_name_finds_an_installed_hook():
+    model = kwrap.wrap_model(sequential(), "specimen_times")
+    assert {type(hook) for _, hook in kwrap.find_hooks(model)} == {Times}
+
+
+# --- finding hooks ---------------------------------------------------------------------------------------------------
+
+
+def test_find_hooks_by_name_registered_name_class_or_all():
+    model = kwrap.wrap_model(sequential(), [Times(name="mine"), Idle()], where=keras.layers.Dense)
+    assert [(path, hook.name) for path, hook in kwrap.find_hooks(model)] == [
+        ("first", "mine"),
+        ("first", "specimen_idle"),
+        ("last", "mine"),
+        ("last", "specimen_idle"),
+    ]
+    for given in ("mine", "specimen_times", Times):
+        assert [(path, type(hook)) for path, hook in kwrap.find_hooks(model, given)] == [
+            ("first", Times),
+            ("last", Times),
+        ]
+    assert kwrap.find_hooks(model, "other") == []
+    assert kwrap.find_hooks(sequential()) == []
+
+
+def test_a_hook_knows_its_path():
+    model = kwrap.wrap_model(branched(), Idle, where="**/inner")
+    assert [(path, hook.path) for path, hook in kwrap.find_hooks(model)] == [
+        ("encoder/inner", "encoder/inner"),
+        ("tower/inner", "tower/inner"),
+    ]
+
+
+# --- feature extraction ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "name"), [(sequential, "first"), (sequential, "norm"), (branched, "both")])
+def test_features_are_read_off_the_wrapped_model_and_off_the_unwrapped_one(make, name):
+    model = make()
+    inputs, _ = data(model)
+
+    def features():
+        return np.asarray(keras.Model(specimens.input_of(model), model.get_layer(name).output)(inputs, training=False))
+
+    plain = features()
+    kwrap.wrap_model(model, scale(factor=2.0), where=name)
+    assert same(features(), plain * np.float32(2.0))
+    kwrap.unwrap_model(model)
+    assert same(features(), plain)
+
+
+def test_features_made_before_wrapping_see_the_hooks_as_they_share_the_layers():
+    model = sequential()
+    features = keras.Model(specimens.input_of(model), model.get_layer("norm").output)
+    inputs, _ = data(model)
+    plain = np.asarray(features(inputs))
+    kwrap.wrap_model(model, Idle)
+    kwrap.unwrap_model(model)
+    assert same(np.asarray(features(inputs)), plain)
+
+
+# --- unwrapping ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hooks", [LEAVE_WEIGHTS, [Adapter], [Idle]], ids=["many", "freezing", "idle"])
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_what_was_wrapped_and_unwrapped_is_what_it_was_to_the_bit(make, hooks):
+    model = make()
+    model.get_layer("first").trainable = False
+    ops = specimens.graph_ops(model)
+    before = snapshot(model)
+    rules = [hook().at(keras.layers.Dense) for hook in hooks]
+    for _ in range(2):
+        kwrap.wrap_model(model, rules)
+        assert snapshot(model) != before
+        assert kwrap.unwrap_model(model, merge=False) is model
+    assert snapshot(model) == before
+    assert specimens.graph_ops(model) == ops
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_after_unwrapping_nothing_of_kwrap_is_in_the_model(make):
+    model = compiled(make(), steps=1)
+    kwrap.wrap_model(model, [*EVERY_KIND, Adapter()], where=keras.layers.Dense)
+    train(model, 1)
+    predict(model)
+    wrapper = next(layer for layer in model._flatten_layers() if isinstance(layer, kwrap.Wrapper))
+    assert wrapper in specimens.objects_of_kwrap(model)
+    gone = [weakref.ref(part) for part in (wrapper, *wrapper.hooks)]
+    del wrapper
+    kwrap.unwrap_model(model)
+    train(model, 1)
+    assert specimens.objects_of_kwrap(model) == []
+    assert not any("kwrap" in name for layer in model._flatten_layers() for name in vars(layer))
+    # The traces of the wrapped model are garbage; nothing else holds the hooks.
+    gc.collect()
+    assert [ref() for ref in gone] == [None] * len(gone)
+
+
+def test_the_users_constraint_comes_back():
+    model = sequential()
+    own = model.get_layer("first").kernel.constraint
+    kwrap.wrap_model(model, [NonNegative, Mask])
+    assert model.get_layer("first").kernel.constraint is not own
+    kwrap.unwrap_model(model)
+    assert model.get_layer("first").kernel.constraint is own
+    assert model.get_layer("last").kernel.constraint is None
+
+
+@pytest.mark.parametrize(
+    ("make", "rules"),
+    [
+        (sequential, [Mask, Times, NonNegative, Adapter().at("last")]),
+        (
+            branched,
+            [
+                Times().at("shared"),
+                Plus().at("encoder/inner"),
+                Mask().at("tower/inner"),
+                NonNegative().at("first"),
+                Adapter().at("second"),
+            ],
+        ),
+    ],
+)
+def test_merging_leaves_a_plain_model_that_gives_the_same_at_inference(make, rules):
+    model = compiled(kwrap.wrap_model(make(), rules))
+    wrapped = predict(model)
+    kwrap.unwrap_model(model)
+    assert not any(isinstance(layer, kwrap.Wrapper) for layer in model._flatten_layers())
+    assert same(predict(model), wrapped)
+
+
+def test_merging_leaves_the_weights_that_numpy_says():
+    model = sequential()
+    kernel, bias = dense(model, "last")
+    kwrap.unwrap_model(kwrap.wrap_model(model, [Times(factor=0.5), Plus()], where="last"))
+    assert same(dense(model, "last"), (kernel * np.float32(0.5) + np.float32(1.0), bias))
+
+
+def test_without_merging_the_weights_stay_as_they_are_stored():
+    model = sequential()
+    before = values(model.weights)
+    kwrap.unwrap_model(kwrap.wrap_model(model, [Times, Plus, Adapter], where="last"), merge=False)
+    assert same(values(model.weights), before)
+
+
+def test_a_hook_that_acts_in_training_only_merges_to_nothing():
+    model = sequential()
+    before = values(model.weights)
+    kwrap.unwrap_model(kwrap.wrap_model(model, Times(phase="training")))
+    assert same(values(model.weights), before)
+
+
+def test_unwrapping_a_model_without_hooks_changes_nothing():
+    model = compiled(sequential())
+    before = snapshot(model)
+    assert kwrap.unwrap_model(model) is model
+    assert snapshot(model) == before
+
+
+def test_a_hook_that_cannot_be_merged_is_named_and_the_model_stays_as_it_was():
+    @kwrap.hook(layer_type=keras.layers.Dense, name="model_unmergeable")
+    class Unmergeable(kwrap.Hook):
+        def merge(self, target, value):
+            raise ArithmeticError("no merge")
+
+    model = compiled(kwrap.wrap_model(sequential(), [Times(), Unmergeable().at("last")]))
+    before = snapshot(model)
+    with pytest.raises(errors.HookCallError, match="'last' in merge: ArithmeticError: no merge"):
+        kwrap.unwrap_model(model)
+    assert snapshot(model) == before
+
+
+# --- unwrapping some -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "chosen", [lambda m: "specimen_times", lambda m: Times, lambda m: [Times], lambda m: ["other"]]
+)
+def test_some_hooks_are_taken_off_by_name_class_or_list_and_the_rest_stays(chosen):
+    model = kwrap.wrap_model(sequential(), [Times(name="other"), scale(factor=2.0)], where="last")
+    wrapped = predict(model)
+    kwrap.unwrap_model(model, chosen(model))
+    assert [hook.name for _, hook in kwrap.find_hooks(model)] == ["specimen_scale"]
+    assert same(predict(model), wrapped)
+
+
+def test_one_instance_is_taken_off_its_layer_alone():
+    model = kwrap.wrap_model(sequential(), Times, where=keras.layers.Dense)
+    (_, first), _ = kwrap.find_hooks(model)
+    wrapped = predict(model)
+    kwrap.unwrap_model(model, first)
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["last"]
+    assert type(model.get_layer("first")) is keras.layers.Dense
+    assert same(predict(model), wrapped)
+
+
+def test_the_first_of_two_weight_hooks_is_taken_off_exactly():
+    model = kwrap.wrap_model(sequential(), [Times(factor=0.5), Plus()], where="last")
+    wrapped, (kernel, _) = predict(model), dense(model, "last")
+    kwrap.unwrap_model(model, Times)
+    assert same(dense(model, "last")[0], kernel * np.float32(0.5))
+    assert same(predict(model), wrapped)
+
+
+def test_taking_off_a_weight_hook_behind_one_that_stays_is_an_error_with_the_way_out():
+    model = compiled(kwrap.wrap_model(sequential(), [Times(factor=0.5), Plus()], where="last"))
+    before = snapshot(model)
+    with pytest.raises(
+        errors.WrapperStateError, match=r"'specimen_plus' at 'last' cannot be merged exactly while"
+    ) as caught:
+        kwrap.unwrap_model(model, Plus)
+    assert "merge=False" in str(caught.value)
+    assert snapshot(model) == before
+    kwrap.unwrap_model(model, Plus, merge=False)
+    assert [hook.name for _, hook in kwrap.find_hooks(model)] == ["specimen_times"]
+
+
+@pytest.mark.parametrize("stays", [NonNegative, Idle, Jitter])
+def test_a_hook_that_stays_and_does_not_change_what_is_read_is_no_obstacle(stays):
+    model = kwrap.wrap_model(sequential(), [stays(), Mask()], where="last")
+    wrapped = predict(model)
+    kwrap.unwrap_model(model, Mask)
+    assert same(predict(model), wrapped)
+
+
+def test_a_constraint_that_stays_holds_what_was_merged():
+    model = kwrap.wrap_model(sequential(), [NonNegative(), Times(factor=-1.0)], where="last")
+    kwrap.unwrap_model(model, Times)
+    assert (dense(model, "last")[0] >= 0).all()
+
+
+@pytest.mark.parametrize("given", ["specimen_tmies", Plus, ["nothing"]])
+@pytest.mark.parametrize("function", [kwrap.unwrap_model, lambda m, h: kwrap.bypass(m, h).__enter__()])
+def test_a_hook_that_is_not_on_the_model_is_an_error_with_those_that_are(function, given):
+    model = kwrap.wrap_model(sequential(), Times)
+    before = snapshot(model)
+    with pytest.raises(errors.UnknownHookError, match=r"The hooks there are: 'specimen_times'"):
+        function(model, given)
+    assert snapshot(model) == before
+
+
+# --- bypass ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [sequential, branched])
+def test_inside_bypass_the_model_works_as_without_hooks_and_afterwards_as_before(make):
+    model = make()
+    plain = predict(model)
+    kwrap.wrap_model(model, [scale, Times, Plus, Jitter], where=keras.layers.Dense)
+    wrapped, before = predict(model), snapshot(model)
+    with kwrap.bypass(model) as same_model:
+        assert same_model is model
+        assert same(predict(model), plain)
+    assert same(predict(model), wrapped)
+    assert snapshot(model) == before
+
+
+def test_bypass_of_some_leaves_the_others_on():
+    model = sequential()
+    plain = predict(model)
+    kwrap.wrap_model(model, [scale(factor=2.0), Times(factor=0.0)], where="last")
+    with kwrap.bypass(model, Times):
+        np.testing.assert_array_equal(predict(model), plain * np.float32(2.0))
+    with kwrap.bypass(model, "specimen_scale"):
+        np.testing.assert_array_equal(predict(model), np.zeros_like(plain) + dense(model, "last")[1])
+
+
+def test_bypasses_nest_and_an_exception_ends_them():
+    model = sequential()
+    plain = predict(model)
+    kwrap.wrap_model(model, [scale(factor=2.0), shift(amount=1.0)], where="last")
+    wrapped = predict(model)
+    with pytest.raises(ZeroDivisionError), kwrap.bypass(model, scale):
+        one = predict(model)
+        with kwrap.bypass(model, shift):
+            assert same(predict(model), plain)
+        assert same(predict(model), one)
+        with kwrap.bypass(model):
+            assert same(predict(model), plain)
+        assert same(predict(model), one)
+        1 / 0  # noqa: B018
+    assert same(predict(model), wrapped)
+
+
+def test_a_traced_predict_sees_bypass_begin_and_end():
+    model = kwrap.wrap_model(sequential(), Times(factor=0.0), where="last")
+    inputs, _ = data(model)
+    wrapped = model.predict(inputs, verbose=0)
+    with kwrap.bypass(model):
+        assert not same(model.predict(inputs, verbose=0), wrapped)
+    assert same(model.predict(inputs, verbose=0), wrapped)
+
+
+def test_what_is_stored_stays_stored_inside_bypass():
+    model = kwrap.wrap_model(sequential(), NonNegative)
+    with kwrap.bypass(model):
+        assert (dense(model, "last")[0] >= 0).all()
+
+
+# --- clone_function --------------------------------------------------------------------------------------------------
+
+
+def test_clone_function_wraps_fresh_layers_where_the_name_matches():
+    model = branched()
+    hooks = [Times().at("s*"), Idle().at(keras.layers.Dense, exclude="second")]
+    copy = keras.models.clone_model(model, clone_function=kwrap.clone_function(hooks))
+    assert {path: hook.hook_name for path, hook in kwrap.find_hooks(copy)} == {
+        "shared": "specimen_idle",
+        "second": "specimen_times",
+        "first": "specimen_idle",
+    }
+    assert [hook.hook_name for path, hook in kwrap.find_hooks(copy) if path == "shared"] == [
+        "specimen_times",
+        "specimen_idle",
+    ]
+    own = {id(layer) for layer in model._flatten_layers()}
+    assert not [layer for layer in copy.layers if id(layer) in own and not isinstance(layer, keras.Model)]
+    assert kwrap.find_hooks(model) == []
+
+
+def test_a_model_cloned_so_trains_and_unwraps_and_the_original_stays_as_it_was():
+    model = sequential()
+    before = snapshot(model)
+    copy = keras.models.clone_model(model, clone_function=kwrap.clone_function([Mask, Adapter]))
+    compiled(copy)
+    wrapped = predict(copy)
+    kwrap.unwrap_model(copy)
+    assert same(predict(copy), wrapped)
+    assert snapshot(model) == before
+
+
+def test_clone_function_makes_hooks_of_their_own_for_each_model():
+    function = kwrap.clone_function(Times)
+    one, two = (keras.models.clone_model(sequential(), clone_function=function) for _ in range(2))
+    hooks = [hook for model in (one, two) for _, hook in kwrap.find_hooks(model)]
+    assert len({id(hook) for hook in hooks}) == len(hooks) == 4
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+LOAD = """
+import sys
+import keras
+sys.path.insert(0, {folder!r})
+import specimens
+import kwrap
+
+for path in {paths!r}:
+    model = keras.models.load_model(path, compile=False)
+    hooks = [(where, hook.name, specimens.values(hook.variables)) for where, hook in kwrap.find_hooks(model)]
+    wrapped = specimens.predict(model)
+    specimens.keep(path + ".pickle", hooks, wrapped, specimens.predict(kwrap.unwrap_model(model)))
+"""
+
+
+def test_plain_saves_are_loaded_by_keras_in_a_process_of_its_own(tmp_path):
+    models, paths = [], []
+    for make in (sequential, branched):
+        model = compiled(make(), steps=1)
+        kwrap.wrap_model(model, [Mask, Times, NonNegative, Adapter().at("first"), scale().at("first")])
+        train(model)
+        models.append(model)
+        paths.append(str(tmp_path / f"{model.name}.keras"))
+        model.save(paths[-1])
+    code = LOAD.format(folder=os.path.dirname(specimens.__file__), paths=paths)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    for model, path in zip(models, paths, strict=True):
+        with open(path + ".pickle", "rb") as file:
+            hooks, wrapped, unwrapped = pickle.load(file)
+        expected = [(where, hook.name, values(hook.variables)) for where, hook in kwrap.find_hooks(model)]
+        assert [hook[:2] for hook in hooks] == [hook[:2] for hook in expected]
+        assert same([hook[2] for hook in hooks], [hook[2] for hook in expected])
+        assert same(wrapped, predict(model))
+        assert same(unwrapped, predict(kwrap.unwrap_model(model)))
+
+
+def test_a_compiled_model_is_loaded_with_its_optimizers_state_and_trains_on_as_the_saved_one(tmp_path):
+    model = sequential()
+    model.get_layer("drop").rate = 0.0
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    train(model, 2)
+    kwrap.wrap_model(model, [Mask, NonNegative, Adapter().at("last")])
+    train(model, 2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.compiled
+    assert same(values(loaded.optimizer.variables), values(model.optimizer.variables))
+    assert train(loaded) == train(model)
+    assert same(values(loaded.weights), values(model.weights))
