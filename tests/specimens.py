@@ -12,7 +12,6 @@ import tensorflow as tf
 from keras.src.models.functional import Functional
 from keras.src.ops.node import KerasHistory, Node
 from keras.src.utils.tracking import Tracker
-
 from tensorflow.python.trackable.base import TrackableReference
 
 import kwrap

@@ -197,6 +197,13 @@ def test_an_error_of_the_layer_is_as_without_hooks(make, inputs, hooks):
     assert message_of(wrapped, inputs) == message_of(make(), inputs)
 
 
+def test_a_call_that_the_layer_refuses_does_not_build_it():
+    wrapped = kwrap.Wrapper(keras.layers.Dense(4), [blame_nothing()])
+    message_of(wrapped, np.ones(3))
+    assert not wrapped.layer.built
+    assert wrapped(np.ones((2, 5))).shape == (2, 4)
+
+
 def test_a_hook_may_handle_an_error_of_the_layer():
     @kwrap.hook(layer_type=keras.Layer)
     def rescue(call_next, inputs):

@@ -359,7 +359,7 @@ def test_a_layer_that_keras_cannot_rebuild_is_named_too():
             return inputs[:, : self.units]
 
     model = keras.Sequential([keras.layers.Input((4,)), Custom(3), keras.layers.Dense(2, name="out")])
-    with pytest.raises(errors.CloneError, match="'custom': its class .*Custom does not come back") as caught:
+    with pytest.raises(errors.CloneError, match=r"'custom': its class .*Custom does not come back") as caught:
         kwrap.clone_model(model, Idle, where="out")
     assert isinstance(caught.value.__cause__, TypeError)
 

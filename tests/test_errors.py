@@ -79,6 +79,11 @@ EXAMPLES = {
         ],
     ),
     errors.KernelError: (("smallest", "no"), {"kernel": "smallest", "problem": "no"}, ["kernel 'smallest': no"]),
+    errors.CloneError: (
+        ("net", "Net", "has no get_config"),
+        {"name": "net", "kind": "Net", "problem": "has no get_config"},
+        ["cannot rebuild 'net'", "its class Net has no get_config", "kwrap.wrap_model(model, ...) works in place"],
+    ),
     errors.MissingPluginError: (
         ("prune", "conv1", "prune", "kwrap-prune 0.2", "which is not installed: pip install kwrap-prune"),
         {
@@ -116,7 +121,6 @@ FREE_TEXT = {
     errors.TargetError,
     errors.ModelTypeError,
     errors.UnsupportedModelError,
-    errors.CloneError,
     errors.WrapperStateError,
 }
 

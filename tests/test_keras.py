@@ -429,6 +429,14 @@ def test_all_sublayers_are_parents_first_and_a_shared_one_once_for_each_holder()
     assert _keras.all_sublayers(model) == [first, inner, second, inner]
 
 
+def test_flattened_is_a_layer_and_all_that_it_holds_parents_first_with_input_layers():
+    inner = layers.Dense(3)
+    holder = Holder(inner)
+    model = keras.Sequential([keras.Input((3,), name="inputs"), holder])
+    inputs, *others = [layer for layer in _keras.flattened(model) if not isinstance(layer, keras.Metric)][1:]
+    assert (_keras.flattened(model)[0], type(inputs), others) == (model, layers.InputLayer, [holder, inner])
+
+
 def test_has_own_weights_counts_those_of_held_layers_out():
     holder = Holder()
     holder.build((None, 3))

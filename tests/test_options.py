@@ -286,7 +286,7 @@ def test_a_layer_that_holds_a_lambda_is_an_error_since_keras_would_not_load_it()
         {1: "a key that is no string"},
         {"a", "set"},
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_could_not_be_loaded_again_is_an_error_at_construction(value):
     error = refusal(lambda: Holder(value))

@@ -275,7 +275,7 @@ def test_a_plan_without_problems_is_applied(checked_by):
 
 
 def refused(error: type[Exception], match: str, *args, model=None, **kwargs) -> Exception:
-    """Return the error of `wrap_model`, which is to leave the model as it was; `plan` and `clone_model` raise it, too."""
+    """Return the error that both `clone_model` and `wrap_model` raise; they are to leave the model as it was."""
     model = model or specimens.compiled(sequential())
     before = snapshot(model)
     for function in (kwrap.clone_model, kwrap.wrap_model):

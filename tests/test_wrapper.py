@@ -217,6 +217,18 @@ def test_a_composite_that_builds_and_calls_its_layer_itself_takes_a_wrapper():
     np.testing.assert_allclose(outputs, 2 * (SEQUENCES @ (0.5 * kernel) + bias), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_weights_are_changed_in_their_own_dtype_inside_a_composite_of_mixed_precision(policy):
+    layer = keras.layers.Dense(4, use_bias=False, dtype=policy)
+    composite = keras.layers.TimeDistributed(kwrap.Wrapper(layer, [WrapperHalve()]), dtype=policy)
+    outputs = composite(SEQUENCES)
+    half = keras.layers.Dense(4, use_bias=False, dtype=policy)
+    half.build((None, 3))
+    half.kernel.assign(layer.kernel * 0.5)
+    expected = keras.layers.TimeDistributed(half, dtype=policy)(SEQUENCES)
+    np.testing.assert_array_equal(keras.ops.cast(outputs, "float32"), keras.ops.cast(expected, "float32"))
+
+
 def test_bidirectional_is_refused_by_name():
     with pytest.raises(errors.WrapperStateError, match="'rnn' is wrapped, so that Bidirectional cannot"):
         keras.layers.Bidirectional(kwrap.Wrapper(keras.layers.LSTM(3, name="rnn"), [wrapper_nothing()]))

@@ -296,7 +296,7 @@ def rename_nodes(model: keras.Model, replaced: Mapping[int, tuple[keras.Layer, k
 
 
 def retrack(holder: keras.Layer, pairs: Mapping[int, tuple[keras.Layer, keras.Layer]]) -> None:
-    """Let `holder`'s tracker know each new layer where it knew the old; the caller changes the attributes themselves."""
+    """Let `holder`'s tracker know each new layer where it knew the old; the caller changes the attributes."""
     for _, store in holder._tracker.config.values():  # a Sequential's is another list than its `_layers`
         for index, held in enumerate(store):
             if id(held) in pairs:

@@ -18,7 +18,14 @@ from kwrap._selection import Place, Skipped, places, select
 from kwrap._surgery import replace_layers
 from kwrap._weights import targets_of
 from kwrap._wrapper import Wrapper, check_hooks, check_registered
-from kwrap.errors import HookTypeError, ModelTypeError, NoHooksError, PlanError, UnsupportedModelError, WrapperStateError
+from kwrap.errors import (
+    HookTypeError,
+    ModelTypeError,
+    NoHooksError,
+    PlanError,
+    UnsupportedModelError,
+    WrapperStateError,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -89,8 +89,7 @@ class Wrapper(keras.layers.Layer):
 
     def __dir__(self) -> Iterable[str]:
         """List the layer's attributes and `hooks`: Keras' weight files name what they hold by attribute."""
-        names = {*dir(type(self)), *_own_names(), *dir(self.layer), "hooks"} - {"enable_lora"}
-        return names if hasattr(self.layer, "layer") else names - {"layer"}
+        return {*dir(type(self)), *_own_names(), *dir(self.layer), "hooks"} - {"enable_lora"}
 
     @property
     def path(self) -> str | None:

@@ -219,8 +219,8 @@ class CloneError(KwrapError, TypeError):
     def __init__(self, name: str, kind: str, problem: str) -> None:
         self.name, self.kind, self.problem = name, kind, problem
         super().__init__(
-            f"Keras cannot rebuild {name!r}: its class {kind} {problem}. Mend that, or put the hooks on the model itself: "
-            "kwrap.wrap_model(model, ...) works in place."
+            f"Keras cannot rebuild {name!r}: its class {kind} {problem}. Mend that, or put the hooks on the model "
+            "itself: kwrap.wrap_model(model, ...) works in place."
         )
 
 

@@ -190,7 +190,7 @@ class _Demo:
 
 
 def _compressed_size(model: "keras.Model") -> int:
-    """Return the size in bytes of a compressed file of the model's weights; of a wrapped model with its hooks' state."""
+    """Return the size in bytes of a compressed file of the model's weights, hooks' state included."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.npz")
         np.savez_compressed(path, *model.get_weights())
