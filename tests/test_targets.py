@@ -254,7 +254,7 @@ class Block(layers.Dense):
 
 
 def test_a_target_belongs_to_the_layer_that_owns_it_and_not_to_its_parents():
-    layer = built(Block(2), None, 3)
+    layer = built(Block(2, name="block"), None, 3)
     assert [target.variable.path for target in kwrap.weight_targets(layer)] == ["block/kernel", "block/bias"]
     assert [target.variable is layer.inner.kernel for target in kwrap.weight_targets(layer.inner)][:1] == [True]
 
