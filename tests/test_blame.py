@@ -77,7 +77,10 @@ def assert_blamed(error: errors.HookCallError, during: str, path: str = "out") -
     assert isinstance(error, errors.HookCallError)
     assert (error.hook, error.plugin, error.path, error.during) == ("failing", None, path, during)
     assert f"hook 'failing' failed at '{path}' in {during}: UnusualError: (7, 'no such thing')" in str(error)
-    assert "kwrap.unwrap_model(model, 'failing')" in str(error)
+    assert ("kwrap.unwrap_model(model, 'failing', merge=False)" in str(error)) == (
+        during not in ("build", "initialize")
+    )
+    assert "leave this layer out with exclude=..., or the hook" in str(error)
     assert isinstance(error.__cause__, UnusualError)
     assert isinstance(error, RuntimeError)
 
@@ -145,7 +148,15 @@ def test_the_path_is_that_in_the_model():
     assert_blamed(caught.value, "call", "encoder/query")
 
 
-def test_the_plugin_and_the_way_round_it_are_named(plugins, install, monkeypatch):
+def test_the_way_out_of_a_failing_merge_works():
+    wrapped = kwrap.wrap_model(model(), Failing("merge"))
+    with pytest.raises(errors.HookCallError, match=r"kwrap.unwrap_model\(model, 'failing', merge=False\)"):
+        kwrap.unwrap_model(wrapped)
+    kwrap.unwrap_model(wrapped, "failing", merge=False)
+    assert type(wrapped.layers[0]) is keras.layers.Dense
+
+
+def test_the_plugin_is_named_by_its_package_and_version(plugins, install, monkeypatch):
     monkeypatch.setattr(_registry, "plugins", plugins)
     source = """
 import keras, kwrap
@@ -158,9 +169,8 @@ def blamed(call_next, inputs):
     hook = _registry.use("blamed")
     with pytest.raises(errors.HookCallError) as caught:
         kwrap.Wrapper(dense(), [hook])(DATA)
-    assert caught.value.plugin == "blame 0.2"
-    assert "hook 'blamed' (blame 0.2) failed at 'out' in call: ValueError: not today" in str(caught.value)
-    assert "KWRAP_BLOCK=blame" in str(caught.value)
+    assert caught.value.plugin == "kwrap-blame 0.2"
+    assert "hook 'blamed' (kwrap-blame 0.2) failed at 'out' in call: ValueError: not today" in str(caught.value)
 
 
 def test_a_hook_around_one_that_raises_is_not_blamed():

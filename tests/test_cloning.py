@@ -366,3 +366,24 @@ def test_a_layer_that_keras_cannot_rebuild_is_named_too():
 
 def snapshot_without_config(model: keras.Model) -> list:
     return [values(model.variables)[0].tobytes(), [id(layer) for layer in model._flatten_layers()], model.built]
+
+
+def test_a_copy_has_the_very_hook_class_of_the_model_though_its_name_means_another_by_now():
+    def define(factor: float) -> type[kwrap.Hook]:
+        @kwrap.hook(layer_type=keras.layers.Dense)
+        def specimen_redefined(call_next, inputs):
+            return call_next(inputs * factor)
+
+        return specimen_redefined
+
+    model = kwrap.wrap_model(sequential(), define(2.0)())
+    define(3.0)
+    assert same(predict(kwrap.clone_model(model)), predict(model))
+
+
+def test_the_states_of_a_stateful_recurrent_layer_are_copied():
+    model = keras.Sequential([keras.Input((3, 2), batch_size=2), keras.layers.LSTM(4, stateful=True)])
+    inputs = np.ones((2, 3, 2), "float32")
+    model(inputs)
+    copy = kwrap.clone_model(model)
+    assert np.array_equal(copy(inputs), model(inputs))

@@ -233,12 +233,10 @@ def test_the_average_of_use_ema_is_projected_when_it_is_saved(tmp_path):
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_of_two_wrapped_models_of_one_layer_each_takes_its_own_hooks_off(order):
     own = AddTen()
-    first = line(kernel_constraint=own)
-    shared = first.get_layer("dense")
-    second = keras.Sequential([keras.layers.Input((3,)), shared])
-    kwrap.wrap_model(first, Plus(name="one"))
-    kwrap.wrap_model(second, Times(name="two"))
-    models, left = [first, second], [lambda value: value + 1, lambda value: value * 2]
+    shared = line(kernel_constraint=own).get_layer("dense")
+    wrappers = [kwrap.Wrapper(shared, [Plus()]), kwrap.Wrapper(shared, [Times()])]
+    models = [keras.Sequential([keras.layers.Input((3,)), wrapper]) for wrapper in wrappers]
+    left = [lambda value: value + 1, lambda value: value * 2]
     kwrap.unwrap_model(models[order[0]], merge=False)
     assert isinstance(shared.kernel.constraint, ConstraintChain)
     value = left[order[1]](np.zeros((3, 2)) + 10)

@@ -1,4 +1,5 @@
 import inspect
+import pickle
 
 import keras
 import numpy as np
@@ -13,6 +14,11 @@ CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issu
 
 # By class: an error of it, its fields, and what its text has to say.
 EXAMPLES = {
+    errors.AbsentHookError: (
+        ("net", "prune", ["noise"]),
+        {"model": "net", "hook": "prune", "present": ["noise"]},
+        ["no hook 'prune' is on model 'net'", "on it are 'noise'"],
+    ),
     errors.UnknownHookError: (
         ("prun", ["prune", "noise"]),
         {"name": "prun", "known": ["prune", "noise"], "nearest": ["prune"], "unusable": []},
@@ -28,6 +34,11 @@ EXAMPLES = {
         ("wrap_model", 3),
         {"function": "wrap_model", "given": 3},
         ["wrap_model() expected", "a Rule", "got 3"],
+    ),
+    errors.HookVersionError: (
+        ("prune", "a/dense", 3, 2, "prune"),
+        {"hook": "prune", "path": "a/dense", "saved": 3, "known": 2, "plugin": "prune"},
+        ["hook 'prune' at 'a/dense' was saved in version 3", "its class, of version 2", "update plugin 'prune'"],
     ),
     errors.OptionError: (
         ("prune", "rate", "no such option"),
@@ -70,12 +81,11 @@ EXAMPLES = {
         ["hook 'crop' at 'a/dense'", "gives float32(None, 3)", "gives float32(None, 4)", "`changes_output = True`"],
     ),
     errors.HookCallError: (
-        ("noise", "noise 0.2", "a/dense", "call", ValueError("shapes (2,) and (3,)")),
-        {"hook": "noise", "plugin": "noise 0.2", "path": "a/dense", "during": "call"},
+        ("noise", "kwrap-noise 0.2", "a/dense", "call", ValueError("shapes (2,) and (3,)")),
+        {"hook": "noise", "plugin": "kwrap-noise 0.2", "path": "a/dense", "during": "call"},
         [
-            "hook 'noise' (noise 0.2) failed at 'a/dense' in call: ValueError: shapes (2,) and (3,)",
-            "kwrap.unwrap_model(model, 'noise')",
-            "KWRAP_BLOCK=noise in the environment",
+            "hook 'noise' (kwrap-noise 0.2) failed at 'a/dense' in call: ValueError: shapes (2,) and (3,)",
+            "kwrap.unwrap_model(model, 'noise', merge=False) if it is on the model",
         ],
     ),
     errors.KernelError: (("smallest", "no"), {"kernel": "smallest", "problem": "no"}, ["kernel 'smallest': no"]),
@@ -141,6 +151,19 @@ def test_an_error_has_fields_and_says_who_where_what_and_the_way_out(cls):
     assert [text for text in texts if text not in str(error)] == []
 
 
+@pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
+@pytest.mark.parametrize("cls", sorted(CLASSES - {PluginWarning}, key=lambda cls: cls.__name__))
+def test_an_error_goes_to_another_process_and_back(cls, protocol):
+    error = cls(*EXAMPLES[cls][0]) if cls in EXAMPLES else cls("who, where, what")
+    error.add_note("a note")
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is cls
+    assert str(again) == str(error)
+    assert {name: repr(value) for name, value in vars(again).items()} == {
+        name: repr(value) for name, value in vars(error).items()
+    }
+
+
 @pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError, PluginWarning}, key=lambda cls: cls.__name__))
 def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
     first, second = cls.__bases__
@@ -157,10 +180,15 @@ def test_a_warning_is_a_user_warning():
     assert not issubclass(PluginWarning, KwrapError)
 
 
-def test_a_hook_of_ones_own_that_raises_is_no_plugin_to_block():
+@pytest.mark.parametrize("during", ["build", "initialize"])
+def test_a_hook_that_raises_before_it_is_on_cannot_be_taken_off(during):
+    error = errors.HookCallError("noise", None, "dense", during, KeyError("x"))
+    assert str(error).endswith("To work without it: leave this layer out with exclude=..., or the hook.")
+
+
+def test_a_hook_of_ones_own_that_raises_is_of_no_plugin():
     error = errors.HookCallError("noise", None, "dense", "build", KeyError("x"))
     assert str(error).startswith("hook 'noise' failed at 'dense' in build: KeyError: 'x'.")
-    assert "KWRAP_BLOCK" not in str(error)
     assert error.plugin is None
 
 
@@ -216,6 +244,13 @@ def test_a_blocked_plugin_is_the_way_out_of_an_unknown_hook_rather_than_pip():
 def test_a_missing_hook_of_no_plugin_names_no_plugin():
     error = errors.MissingPluginError("prune", "conv1", None, None, "which no plugin has")
     assert str(error) == "hook 'prune' at 'conv1', which no plugin has"
+
+
+def test_an_older_version_is_for_the_class_to_read_and_a_newer_one_of_no_plugin_for_its_module():
+    older, newer = (errors.HookVersionError("prune", None, saved, 2, None) for saved in (1, 3))
+    assert str(older).startswith("hook 'prune' was saved in version 1")
+    assert str(older).endswith("define its classmethod migrate(cls, options, from_version).")
+    assert str(newer).endswith("update the module that defines it.")
 
 
 def test_nearest_gives_the_closest_names_first_and_none_that_is_far():

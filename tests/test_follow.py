@@ -213,6 +213,28 @@ def test_frozen_models_are_lifted_up_to_the_root_and_lowered_again():
     assert specimens.snapshot(model) == before
 
 
+def test_a_lifted_model_that_is_set_trainable_stays_so_when_unwrapped():
+    model = frozen()
+    kwrap.wrap_model(model, Adapter, where="last")
+    model.trainable = False
+    model.trainable = True
+    kwrap.unwrap_model(model)
+    assert model.trainable
+    assert len(model.trainable_variables) == len(sequential().trainable_variables)
+
+
+def test_another_model_that_holds_the_wrapped_one_traces_anew():
+    inner = sequential()
+    outer = keras.Sequential([keras.Input(inner.input_shape[1:]), inner])
+    inputs, _ = data(outer)
+    before = outer.predict(inputs, verbose=0)
+    kwrap.wrap_model(inner, Times(factor=0.0))
+    assert not same(outer.predict(inputs, verbose=0), before)
+    with kwrap.bypass(inner):
+        assert same(outer.predict(inputs, verbose=0), before)
+    assert not same(outer.predict(inputs, verbose=0), before)
+
+
 def test_what_is_frozen_under_a_lifted_model_stays_frozen_and_normalizes_as_frozen():
     model = frozen()
     kwrap.wrap_model(model, Adapter, where="last")

@@ -193,6 +193,56 @@ def test_a_function_with_an_option_of_every_hook_is_an_error():
     assert "'name', 'phase'" in str(error)
 
 
+def test_a_function_with_a_call_argument_as_an_option_is_an_error_that_shows_the_signature():
+    def broken(call_next, inputs, *, training=False):
+        return call_next(inputs)
+
+    error = definition_error(lambda: kwrap.hook(layer_type=keras.Layer)(broken))
+    assert error.hook == "broken"
+    assert "def broken(call_next, inputs, training)" in str(error)
+
+
+def test_a_call_argument_in_the_place_of_the_inputs_is_an_error():
+    def of_class():
+        class Broken(kwrap.Hook):
+            def call(self, call_next, training, inputs):
+                return call_next(inputs)
+
+    @kwrap.hook(layer_type=keras.Layer)
+    def fine(call_next, *, training):
+        return call_next()
+
+    def broken(call_next, mask=None):
+        return call_next()
+
+    for define, name in ((of_class, "training"), (lambda: kwrap.hook(layer_type=keras.Layer)(broken), "mask")):
+        error = definition_error(define)
+        assert error.hook == "broken"
+        assert f"name these first, as in (call_next, inputs, {name})" in str(error)
+
+
+@pytest.mark.parametrize("option", ["path", "state", "dtype", "build", "losses", "initialized", "_layer"])
+def test_an_option_with_a_name_of_the_hooks_own_is_an_error(option):
+    init = {}
+    exec(f"def init(self, *, {option}=None, **kwargs): ...", init)
+    exec(f"def broken(call_next, inputs, *, {option}=None): ...", init)
+    for define in (
+        lambda: type("Broken", (kwrap.Hook,), {"__init__": init["init"]}),
+        lambda: kwrap.hook(layer_type=keras.Layer)(init["broken"]),
+    ):
+        error = definition_error(define)
+        assert error.hook == "broken"
+        assert f"has {option!r} of its own" in str(error)
+
+
+def test_a_class_may_take_the_options_of_every_hook_by_name():
+    class Named(kwrap.Hook):
+        def __init__(self, name="mine", phase="training", targets=None, **state):
+            super().__init__(name=name, phase=phase, targets=targets, **state)
+
+    assert (Named().name, Named().phase) == ("mine", "training")
+
+
 def test_an_init_that_takes_any_number_of_options_by_position_is_an_error():
     def define():
         class Broken(kwrap.Hook):
@@ -504,6 +554,31 @@ def test_state_that_is_not_there_is_an_error_with_the_names_that_are():
         hook.state(hook.target_weights[0], "median")
 
 
+def test_a_state_of_a_name_that_is_taken_is_an_error():
+    @kwrap.hook(layer_type=keras.Layer)
+    class Twice(kwrap.Hook):
+        def build(self, layer):
+            for target in self.target_weights:
+                self.add_state(target, "step")
+                self.add_state(target, "step")
+
+    error = definition_error(lambda: kwrap.Wrapper(dense(), [Twice()]))
+    assert error.hook == "twice"
+    assert "the state 'step' of target 'kernel' is there already; choose another name" in str(error)
+
+
+def test_a_state_of_the_name_of_the_step_counter_is_an_error_that_says_whose_it_is():
+    @kwrap.hook(layer_type=keras.Layer)
+    class Counts(HookStep):
+        def build(self, layer):
+            self.add_state(self.target_weights[0], "step", dtype="int32")
+
+    error = definition_error(lambda: kwrap.Wrapper(dense(), [Counts()]))
+    assert error.hook == "counts"
+    assert "the state 'step' of target 'kernel' is kwrap's counter" in str(error)
+    assert "choose another name" in str(error)
+
+
 def test_state_may_be_assigned_in_training_and_is_kept_for_each_target():
     wrapped = model()
     kwrap.wrap_model(wrapped, HookMean(targets=["kernel", "bias"]))
@@ -534,6 +609,16 @@ def test_state_is_loaded_and_not_initialized_again(tmp_path):
     np.testing.assert_array_equal(loaded.predict(DATA, verbose=0), expected)
     (again,) = hooks_on(loaded, "hook_mean")
     assert float(again.state(again.target_weights[0], "mean")) == 0.75
+
+
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet been built")
+def test_a_hook_that_was_saved_before_it_was_on_a_built_layer_is_initialized_after_loading(tmp_path):
+    keras.Sequential([kwrap.Wrapper(keras.layers.Dense(4), [HookMean()])]).save(tmp_path / "unbuilt.keras")
+    loaded = keras.models.load_model(tmp_path / "unbuilt.keras")
+    outputs = loaded(DATA)
+    (hook,) = hooks_on(loaded, "hook_mean")
+    kernel = hook.target_weights[0].variable.numpy()
+    np.testing.assert_allclose(outputs, DATA @ (kernel - kernel.mean()), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("traced", [False, True], ids=["untraced", "after predict was traced"])

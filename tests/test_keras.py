@@ -498,12 +498,48 @@ def test_lift_makes_a_frozen_layer_trainable_itself_alone_and_frozen_again():
     holder = Holder()
     holder.build((None, 3))
     holder.trainable = False
-    _keras.lift(holder, True)
+    _keras.lift(holder, 0)
     assert (holder.trainable, holder.inner.trainable) == (True, False)
     assert _keras.is_lifted(holder)
     assert holder.trainable_variables == []
-    _keras.lift(holder, False)
+    _keras.lower(holder, 0)
     assert (holder.trainable, _keras.is_lifted(holder)) == (False, False)
+
+
+def test_lower_leaves_what_was_set_trainable_since():
+    holder = keras.Sequential([layers.Dense(1)])
+    holder.trainable = False
+    _keras.lift(holder, 0)
+    _keras.lower(holder, 1)
+    assert (holder.trainable, _keras.is_lifted(holder)) == (True, False)
+
+
+def test_lift_like_lifts_the_copy_of_a_lifted_layer_alone():
+    holder, copy = keras.Sequential([layers.Dense(1)]), keras.Sequential([layers.Dense(1)])
+    _keras.lift_like(copy, holder)
+    assert not _keras.is_lifted(copy)
+    _keras.lift(holder, 3)
+    _keras.lift_like(copy, holder)
+    assert _keras.is_lifted(copy)
+    _keras.lower(copy, 3)
+    assert not copy.trainable
+
+
+def test_living_layers_finds_what_holds_a_layer_and_held_by_says_so():
+    shared = layers.Dense(1)
+    models = [keras.Sequential([keras.Input((2,)), shared]), keras.Sequential([keras.Input((2,)), shared])]
+    holders = [one for one in _keras.living_layers() if any(held is shared for held in _keras.held_by(one))]
+    assert all(any(one is model for one in holders) for model in models)
+    assert sum(isinstance(one, _keras.Functional) for one in holders) == 2
+
+
+def test_has_traces_from_the_first_predict_until_forget_traces():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    assert not _keras.has_traces(model)
+    model.predict(np.ones((1, 2)), verbose=0)
+    assert _keras.has_traces(model)
+    _keras.forget_traces(model)
+    assert not _keras.has_traces(model)
 
 
 # --- a model's graph -------------------------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ def test_taking_off_a_weight_hook_behind_one_that_stays_is_an_error_with_the_way
     model = compiled(kwrap.wrap_model(sequential(), [Times(factor=0.5), Plus()], where="last"))
     before = snapshot(model)
     with pytest.raises(
-        errors.WrapperStateError, match=r"'specimen_plus' at 'last' cannot be merged exactly while"
+        errors.WrapperStateError, match=r"'specimen_plus' at 'last' cannot be merged into 'kernel' exactly while"
     ) as caught:
         kwrap.unwrap_model(model, Plus)
     assert "merge=False" in str(caught.value)
@@ -373,9 +373,73 @@ def test_a_constraint_that_stays_holds_what_was_merged():
 def test_a_hook_that_is_not_on_the_model_is_an_error_with_those_that_are(function, given):
     model = kwrap.wrap_model(sequential(), Times)
     before = snapshot(model)
-    with pytest.raises(errors.UnknownHookError, match=r"The hooks there are: 'specimen_times'"):
+    with pytest.raises(errors.AbsentHookError, match=r"on it are 'specimen_times'") as caught:
         function(model, given)
+    assert caught.value.present == ["specimen_times"]
     assert snapshot(model) == before
+
+
+def test_one_of_several_hooks_that_is_not_on_the_model_is_an_error_too():
+    model = kwrap.wrap_model(sequential(), Times)
+    with pytest.raises(errors.AbsentHookError, match="'nothing'"):
+        kwrap.unwrap_model(model, [Times, "nothing"])
+    assert kwrap.find_hooks(model)
+
+
+def test_hooks_on_different_weights_are_taken_off_in_any_order():
+    model = kwrap.wrap_model(sequential(), [Times(factor=0.5, targets="bias"), Plus()], where="last")
+    wrapped = predict(model)
+    kwrap.unwrap_model(model, Plus)
+    assert np.allclose(predict(model), wrapped, atol=1e-6)
+
+
+@pytest.mark.parametrize("call", [kwrap.plan, kwrap.clone_model])
+def test_layers_chosen_and_no_hooks_to_put_on_them_is_an_error(call):
+    with pytest.raises(errors.NoHooksError):
+        call(sequential(), where="first")
+
+
+def test_a_model_that_shares_the_graph_is_wrapped_too_and_can_be_saved_extracted_from_and_unwrapped(tmp_path):
+    base = sequential()
+    tuned = keras.Model(base.inputs, keras.layers.Dense(1)(base.outputs[0]))
+    extractor = keras.Model(base.inputs, base.get_layer("first").output)
+    bare = predict(base), predict(extractor)
+    kwrap.wrap_model(tuned, Times(factor=0.0))
+    assert [path for path, _ in kwrap.find_hooks(extractor)] == ["first"]
+    assert not same(predict(extractor), bare[1])  # traced before
+    for model in (base, extractor):
+        model.save(tmp_path / "shared.keras")
+        assert same(predict(keras.models.load_model(tmp_path / "shared.keras")), predict(model))
+    assert keras.Model(base.inputs, base.get_layer("last").output).outputs
+    kwrap.unwrap_model(tuned, merge=False)
+    assert same(predict(base), bare[0])
+    assert same(predict(extractor), bare[1])
+    assert not any(kwrap.find_hooks(model) for model in (base, extractor))
+
+
+def test_a_clone_of_a_model_that_shares_its_graph_leaves_the_others_alone():
+    base = sequential()
+    tuned = keras.Model(base.inputs, keras.layers.Dense(1)(base.outputs[0]))
+    before = snapshot(base)
+    kwrap.clone_model(tuned, Times)
+    assert snapshot(base) == before
+
+
+def test_without_recursive_a_layer_that_a_nested_model_shares_is_one_wrapper_in_both():
+    shared = keras.layers.Dense(4, name="shared")
+    inputs, outer = keras.Input((4,)), keras.Input((4,))
+    inner = keras.Model(inputs, shared(inputs), name="inner")
+    model = keras.Model(outer, keras.layers.Add()([inner(outer), shared(outer)]))
+    kwrap.wrap_model(model, Times, where="shared", recursive=False)
+    assert inner.get_layer("shared") is model.get_layer("shared")
+    assert model.get_config()
+
+
+def test_clone_function_keeps_the_hooks_that_a_layer_has_and_never_nests():
+    model = kwrap.wrap_model(sequential(), Times, where="last")
+    copy = keras.models.clone_model(model, clone_function=kwrap.clone_function(Plus, where="last"))
+    assert [hook.hook_name for _, hook in kwrap.find_hooks(copy)] == ["specimen_times", "specimen_plus"]
+    assert type(copy.get_layer("last").layer) is keras.layers.Dense
 
 
 # --- bypass ----------------------------------------------------------------------------------------------------------

@@ -342,9 +342,10 @@ def test_more_options_by_position_than_there_are_is_an_error():
 
 @pytest.mark.parametrize("phase", ["train", None, True])
 def test_a_phase_that_is_none_is_an_error(phase):
-    error = refusal(lambda: Holder(phase=phase))
-    assert error.option == "phase"
-    assert "'always', 'training' or 'inference'" in str(error)
+    with pytest.raises(errors.OptionValueError) as caught:
+        Holder(phase=phase)
+    assert (caught.value.owner, caught.value.option, caught.value.value) == ("options_holder", "phase", phase)
+    assert f"phase={phase!r} is not 'always', 'training' or 'inference'" in str(caught.value)
 
 
 def test_nothing_is_registered_or_changed_by_a_refused_option():

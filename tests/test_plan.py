@@ -425,3 +425,20 @@ def test_selection_of_a_plan_is_that_of_the_rules():
     rule = Times().at("**/inner")
     meant, _ = _selection.select(rule, _selection.places(model))
     assert [entry.path for entry in kwrap.plan(model, rule).entries] == [place.path for place in meant]
+
+
+@pytest.mark.parametrize("structure", [lambda x: {"out": x}, lambda x: [x]])
+def test_a_call_hook_sees_the_structure_of_a_single_output(structure):
+    class Structured(keras.layers.Layer):
+        def call(self, inputs):
+            return structure(inputs * 2)
+
+    @kwrap.hook(layer_type=Structured)
+    def specimen_structured(call_next, inputs):
+        return keras.tree.map_structure(lambda x: x + 1, call_next(inputs))
+
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, Structured(name="structured")(inputs))
+    kwrap.wrap_model(model, specimen_structured)
+    (output,) = keras.tree.flatten(model(np.ones((1, 2))))
+    assert np.array_equal(output, [[3, 3]])

@@ -6,7 +6,8 @@ import pytest
 
 from kwrap import _registry, errors
 from kwrap._hook import Hook
-from kwrap._registry import hook, owner_of, registered, resolve, resolve_saved, use
+from kwrap._registry import hook, owner_of, registered, resolve, resolve_saved, revive, use
+from kwrap._wrapper import Wrapper
 
 DEFINES = """
 import keras
@@ -191,6 +192,20 @@ def test_a_lambda_has_to_be_given_a_name():
         hook(layer_type=keras.Layer)(lambda call_next, inputs: call_next(inputs))
 
 
+def test_the_bare_decorator_is_an_error_that_shows_the_one_with_layer_types():
+    def shift(call_next, inputs):
+        return call_next(inputs)
+
+    class Shift(Hook):
+        pass
+
+    for definition in (shift, Shift):
+        with pytest.raises(errors.HookDefinitionError, match=r"@kwrap\.hook\(layer_type=\.\.\.\)") as caught:
+            hook(definition)
+        assert caught.value.hook == definition.__name__
+    assert names() == []
+
+
 # --- looking up ------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +365,83 @@ def test_a_saved_hook_of_the_users_own_that_is_defined_twice_names_both():
 
     with pytest.raises(errors.AmbiguousHookError, match="Other"):
         resolve_saved("shift", None, "dense", None)
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+
+def define_scale(current: int, migrates: bool = True) -> type[Hook]:
+    """Register a hook whose first version called its initializer `init` and whose second doubled `rate`."""
+
+    class Scale(Hook):
+        version = current
+
+        def __init__(self, rate=1.0, initializer=None, **kwargs):
+            super().__init__(**kwargs)
+            self.given = rate, initializer
+
+        if migrates:
+
+            @classmethod
+            def migrate(cls, options, from_version):
+                options["initializer"] = options.pop("init")
+                return {**options, "rate": options["rate"] * 2 ** (cls.version - from_version)}
+
+    return hook(layer_type=keras.Layer)(Scale)
+
+
+OLD = keras.saving.serialize_keras_object(keras.initializers.Constant(3.0))
+
+
+def saved(version: int, plugin: str | None = None) -> dict[str, object]:
+    options = {"rate": 0.5, "init": OLD, "name": "mine"}
+    return {"hook": "scale", "version": version, "plugin": plugin, "plugin_version": plugin, "config": options}
+
+
+def test_options_of_an_older_version_are_migrated_as_they_are_stored():
+    define_scale(3)
+    record = saved(1)
+    revived = revive(record, "dense")
+    rate, initializer = revived.given
+    assert (rate, initializer.value, revived.name) == (2.0, 3.0, "mine")
+    assert record == saved(1)
+
+
+def test_options_of_the_same_version_are_not_migrated():
+    original = define_scale(2)(0.25)
+    assert revive(_registry.record(original), "dense").given == (0.25, None)
+
+
+def test_an_older_version_that_the_class_does_not_migrate_is_an_error_that_says_how():
+    define_scale(2, migrates=False)
+    with pytest.raises(errors.HookVersionError, match=r"migrate\(cls, options, from_version\)") as caught:
+        revive(saved(1), "dense")
+    assert (caught.value.hook, caught.value.saved, caught.value.known) == ("scale", 1, 2)
+
+
+def test_a_newer_version_is_an_error_that_says_what_to_update(install):
+    define_scale(1)
+    with pytest.raises(errors.HookVersionError, match="update the module") as caught:
+        revive(saved(2), "block/dense")
+    assert (caught.value.hook, caught.value.path, caught.value.saved, caught.value.known) == (
+        "scale",
+        "block/dense",
+        2,
+        1,
+    )
+    install("a", DEFINES.format(name="scale"))
+    with pytest.raises(errors.HookVersionError, match="update plugin 'a'") as caught:
+        revive(saved(2, "a"), "dense")
+    assert caught.value.plugin == "a"
+
+
+def test_a_model_with_a_hook_of_a_newer_version_cannot_be_loaded_and_says_so(tmp_path):
+    scale = define_scale(2)
+    model = keras.Sequential([keras.Input((3,)), Wrapper(keras.layers.Dense(2, name="dense"), [scale()])])
+    model.save(tmp_path / "newer.keras")
+    define_scale(1)
+    with pytest.raises(errors.HookVersionError, match="'scale' at 'dense' was saved in version 2"):
+        keras.models.load_model(tmp_path / "newer.keras")
 
 
 def test_a_hook_class_is_not_registered_with_keras():

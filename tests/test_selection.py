@@ -326,6 +326,13 @@ def test_one_rule_of_several_that_matches_nothing_is_an_error_and_nothing_change
     assert specimens.snapshot(model) == before
 
 
+@pytest.mark.parametrize("given", [{"where": ["first", "frist"]}, {"exclude": "frist"}, {"exclude": ["last", "frist"]}])
+def test_a_part_of_where_or_exclude_that_matches_nothing_is_an_error_with_the_nearest_path(given):
+    with pytest.raises(errors.RuleError, match="'frist' matches no layer") as caught:
+        kwrap.plan(specimens.sequential(), specimens.Idle, **given)
+    assert caught.value.nearest[0] == "first"
+
+
 @pytest.mark.parametrize("where", [keras.layers.Conv2D, re.compile("conv"), lambda layer, path: False, []])
 def test_forms_other_than_patterns_that_match_nothing_name_the_paths_there_are(where):
     with pytest.raises(errors.RuleError, match="matches no layer") as caught:

@@ -167,6 +167,7 @@ STEPS = [
     (_keras, "move_nodes"),
     (_keras, "rename_nodes"),
     (_keras, "lift"),
+    (_keras, "lower"),
     (_keras, "refresh_trainable_state"),
     (_keras, "set_optimizer"),
     (_keras, "forget_traces"),

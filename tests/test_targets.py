@@ -213,7 +213,7 @@ TARGETS = {
     layers.ConvLSTM3D: (layers.ConvLSTM3D(2, 2), (None, 1, 4, 4, 4, 3), RECURRENT),
     layers.BatchNormalization: (layers.BatchNormalization(), (None, 3), SCALE),
     layers.LayerNormalization: (layers.LayerNormalization(), (None, 3), SCALE),
-    layers.RMSNormalization: (layers.RMSNormalization(), (None, 3), []),
+    layers.RMSNormalization: (layers.RMSNormalization(), (None, 3), [("scale", False)]),
     layers.GroupNormalization: (layers.GroupNormalization(1), (None, 3), SCALE),
 }
 

@@ -668,3 +668,12 @@ def test_a_hooks_state_lies_in_a_weight_file_beside_keys_that_are_the_plain_mode
         "layers/dense/hooks/wrapper_centre/vars/0",
         "layers/dense/hooks/wrapper_trained/vars/0",
     }
+
+
+def test_an_attribute_of_the_layer_is_set_on_the_layer():
+    layer = keras.layers.Dense(2, activation="relu")
+    wrapper = kwrap.Wrapper(layer, [])
+    wrapper.activation = keras.activations.linear
+    wrapper.remark = "the wrapper's own"
+    assert layer.activation is keras.activations.linear
+    assert not hasattr(layer, "remark")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from kwrap._hook import Hook
 from kwrap._registry import owner_of
@@ -13,9 +12,8 @@ __all__ = ["blame", "blaming"]
 
 def blame(hook: Hook, during: str, error: Exception) -> HookCallError:
     """Return the error that names the hook, its plugin and its path; the caller chains it to `error`."""
-    owner: Any = owner_of(type(hook))
-    plugin = f"{owner.name} {owner.version}" if owner else None
-    return HookCallError(hook.name, plugin, hook.path or "", during, error)
+    owner = owner_of(type(hook))
+    return HookCallError(hook.name, owner.origin if owner else None, hook.path or "", during, error)
 
 
 @contextmanager

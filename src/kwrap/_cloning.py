@@ -31,8 +31,7 @@ def copy_model(model: keras.Model) -> keras.Model:
         new.trainable = old.trainable or id(old) in frozen
     for source, target in pairs:
         _copy_state(source, target)
-        if _keras.is_lifted(source):
-            _keras.lift(target, True)
+        _keras.lift_like(target, source)
     for _, target in pairs:
         if isinstance(target, Wrapper):
             target.finish_loading()
@@ -59,6 +58,10 @@ def _rebuild(model: keras.Model, known: dict[int, keras.Layer]) -> keras.Model:
 
 
 def _from_config(layer: keras.Layer) -> keras.Layer:
+    if isinstance(layer, Wrapper):
+        # The very classes of its hooks, whatever their names mean by now.
+        hooks = [type(hook).from_config(hook.get_config()) for hook in layer.hooks]
+        return Wrapper.loading(_from_config(layer.layer), hooks, name=layer.name, path=layer.place)
     try:
         return type(layer).from_config(layer.get_config())
     except KwrapError:
@@ -82,10 +85,17 @@ def _copy_state(source: keras.Layer, target: keras.Layer) -> None:
             store: dict[str, object] = {}
             source.save_own_variables(store)
             target.load_own_variables(store)
+        for old, new in zip(_rnn_states(source), _rnn_states(target), strict=True):
+            new.assign(old)
         if hasattr(source, "save_assets"):
             with tempfile.TemporaryDirectory() as folder:
                 source.save_assets(folder)
                 target.load_assets(folder)
+
+
+def _rnn_states(layer: keras.Layer) -> list[keras.Variable]:
+    """Return the states of a stateful recurrent layer, which are among nobody's variables."""
+    return list(keras.tree.flatten(layer.states)) if isinstance(layer, keras.layers.RNN) and layer.stateful else []
 
 
 def _copy_compilation(source: keras.Model, target: keras.Model) -> None:

@@ -1,5 +1,6 @@
 """Hook: one behaviour on one layer, and how its options are captured. Rule: a hook and where it goes."""
 
+import functools
 import inspect
 import re
 import types
@@ -13,9 +14,16 @@ import keras
 from kwrap import _keras
 from kwrap._options import bind_options, copied, own_options, revived, stored
 from kwrap._targets import WeightTarget, weight_targets
-from kwrap.errors import HookDefinitionError, OptionError, TargetError, WrapperStateError, listed
+from kwrap.errors import (
+    HookDefinitionError,
+    HookVersionError,
+    OptionValueError,
+    TargetError,
+    WrapperStateError,
+    listed,
+)
 
-__all__ = ["Hook", "Rule", "Where", "function_hook"]
+__all__ = ["Hook", "Rule", "Where", "accepts", "function_hook", "repeated_names"]
 
 Where: TypeAlias = type[keras.Layer] | str | re.Pattern[str] | Callable[[keras.Layer, str], bool] | Sequence[Any]
 Phase: TypeAlias = Literal["always", "training", "inference"]
@@ -23,6 +31,9 @@ Method: TypeAlias = Literal["call", "parametrize", "constrain", "merge"]
 
 _EMPTY = inspect.Parameter.empty
 _KINDS = inspect._ParameterKind
+_BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
+# What kwrap itself gives to a `call` that names it.
+_CALL_ARGUMENTS = ("training", "mask")
 
 
 class Hook(keras.layers.Layer):
@@ -40,7 +51,8 @@ class Hook(keras.layers.Layer):
             kernels and embeddings, no biases, no weights of normalization layers.
 
     Raises:
-        OptionError: an option does not exist, is missing, has a wrong value, or cannot be stored in a saved model.
+        OptionError: an option does not exist, is missing, or cannot be stored in a saved model.
+        OptionValueError: `phase` is none of the three.
     """
 
     hook_name: ClassVar[str] = "hook"
@@ -74,7 +86,7 @@ class Hook(keras.layers.Layer):
         targets: str | Sequence[str] | Callable[[WeightTarget], bool] | None = None,
     ) -> None:
         if phase not in ("always", "training", "inference"):
-            raise OptionError(self.hook_name, "phase", f"expected 'always', 'training' or 'inference', got {phase!r}")
+            raise OptionValueError(self.hook_name, "phase", phase, "is not 'always', 'training' or 'inference'")
         # The policy of its own: weights are changed in their own dtype, also under mixed precision.
         super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
         self.phase = phase
@@ -122,6 +134,18 @@ class Hook(keras.layers.Layer):
         keywords = {"training": False} if accepts(type(self).parametrize, "training") else {}
         return self.parametrize(target, value, **keywords)
 
+    @classmethod
+    def migrate(cls, options: dict[str, Any], from_version: int) -> dict[str, Any]:
+        """Return the options of a file of an older `version` as this version takes them.
+
+        Override it when `version` is raised. Options are as `get_config` gives them: JSON values and serialized Keras
+        objects.
+
+        Raises:
+            HookVersionError: the class does not override it.
+        """
+        raise HookVersionError(cls.hook_name, None, from_version, cls.version, None)
+
     # --- what a hook uses ----------------------------------------------------------------------------------------
 
     def add_state(
@@ -139,7 +163,16 @@ class Hook(keras.layers.Layer):
         Args:
             dtype: default: the target's.
             aggregation: how replicas agree on it; default: "mean" for floating dtypes, "only_first_replica" for others.
+
+        Raises:
+            HookDefinitionError: the target has a state of this name.
         """
+        if (target.name, name) in self._states:
+            counter = name == "step" and self._counts_steps()
+            problem = "is kwrap's counter, as `constrain` takes `step`" if counter else "is there already"
+            raise HookDefinitionError(
+                self.hook_name, f"the state {name!r} of target {target.name!r} {problem}; choose another name"
+            )
         dtype = keras.backend.standardize_dtype(dtype or target.variable.dtype)
         variable = self.add_weight(
             shape=tuple(shape),
@@ -198,9 +231,13 @@ class Hook(keras.layers.Layer):
         self._place = path
         with _keras.building(self, layer.path):
             self.build(layer)
-            if self.overrides("constrain") and accepts(type(self).constrain, "step"):
+            if self._counts_steps():
                 for target in self.target_weights:
                     self.add_state(target, "step", dtype="int32")
+
+    @classmethod
+    def _counts_steps(cls) -> bool:
+        return cls.overrides("constrain") and accepts(cls.constrain, "step")
 
     def is_on(self, layer: keras.Layer) -> bool:
         """Tell whether this is the hook of `layer`.
@@ -241,12 +278,14 @@ class Hook(keras.layers.Layer):
         if has_state and not store.keys():
             self.initialized = False
             if self.target_weights:
-                # Now, for traced functions call no Python again. Keras loads a layer's own weights before its hooks';
-                # hooks without targets, whose layer may hold others, wait for the next call.
+                # At once: a function that is traced already runs no Python in its next call. The targets' values are
+                # there, for Keras loads a layer's own weights before its hooks'. A hook without targets may look at
+                # layers inside, which are loaded after it: it is initialized in the next call that runs Python.
                 self._initialize(self)
             return
         super().load_own_variables(store)
-        self.initialized = True
+        # On no layer yet, as in a Wrapper that was saved unbuilt, it has no state that could have been loaded.
+        self.initialized = self.initialized or self._layer is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a hook is called by the Wrapper of its layer."""
@@ -278,27 +317,54 @@ class Rule:
 
 
 def _check_definition(cls: type[Hook]) -> None:
-    """Raise unless `cls` follows the contract: `call` takes `call_next`, `__init__` takes no variable positionals."""
+    """Raise unless the `call` and the `__init__` that `cls` defines follow the contract."""
     if "call" in cls.__dict__:
-        names = list(inspect.signature(cls.call).parameters)
-        if names[1:2] != ["call_next"]:
-            raise HookDefinitionError(
-                cls.hook_name,
-                f"call({', '.join(names)}) has to take `call_next` first: call(self, call_next, inputs, ...)",
-            )
+        _check_call(cls.hook_name, list(inspect.signature(cls.call).parameters.values()))
     if "__init__" in cls.__dict__:
-        for parameter in inspect.signature(cls.__init__).parameters.values():
-            if parameter.kind in (_KINDS.VAR_POSITIONAL, _KINDS.POSITIONAL_ONLY):
-                raise HookDefinitionError(
-                    cls.hook_name, f"__init__ takes {parameter}, which cannot go into a config; name its options"
-                )
+        _check_options(cls.hook_name, list(inspect.signature(cls.__init__).parameters.values())[1:])
+
+
+def _check_call(hook: str, parameters: Sequence[inspect.Parameter]) -> None:
+    """Raise unless a `call` takes `call_next`, then the layer's inputs."""
+    names = [p.name for p in parameters]
+    if names[1:2] != ["call_next"]:
+        raise HookDefinitionError(
+            hook, f"call({', '.join(names)}) has to take `call_next` first: call(self, call_next, inputs, ...)"
+        )
+    first = next((p.name for p in parameters[2:] if p.kind in _BY_POSITION), None)
+    if first in _CALL_ARGUMENTS:
+        raise HookDefinitionError(
+            hook,
+            f"takes {first!r} where the layer's inputs come: name these first, as in (call_next, inputs, {first})",
+        )
+
+
+def _check_options(hook: str, parameters: Sequence[inspect.Parameter]) -> None:
+    """Raise unless the parameters of an `__init__` can be options: named, and by no name that Hook itself uses."""
+    for parameter in parameters:
+        if parameter.kind in (_KINDS.VAR_POSITIONAL, _KINDS.POSITIONAL_ONLY):
+            raise HookDefinitionError(
+                hook, f"__init__ takes {parameter}, which cannot go into a config; name its options"
+            )
+    options = {p.name for p in parameters if p.kind is not _KINDS.VAR_KEYWORD}
+    if taken := sorted(options & _own_attributes()):
+        raise HookDefinitionError(
+            hook, f"kwrap.Hook, a Keras layer, has {listed(taken)} of its own; choose other names for the options"
+        )
+
+
+@functools.cache
+def _own_attributes() -> frozenset[str]:
+    """Return the names of what every hook has, but for its options."""
+    return frozenset(dir(Hook())).difference(own_options(Hook))
 
 
 def function_hook(function: Callable[..., Any]) -> type[Hook]:
     """Return the Hook class of a function `(call_next, inputs, ..., *, option=default)`.
 
     Raises:
-        HookDefinitionError: the function does not take `call_next` first, or an option takes a name of Hook's own.
+        HookDefinitionError: the function does not take `call_next` and inputs first, or an option has a name of Hook's
+            own, or that of a call argument.
     """
     name = function.__name__
     parameters = list(inspect.signature(function).parameters.values())
@@ -308,6 +374,13 @@ def function_hook(function: Callable[..., Any]) -> type[Hook]:
     taken = [p.name for p in options if p.name in own_options(Hook)]
     if taken:
         raise HookDefinitionError(name, f"every hook has the options {listed(taken)} already; choose other names")
+    trapped = next((p.name for p in options if p.name in _CALL_ARGUMENTS), None)
+    if trapped:
+        raise HookDefinitionError(
+            name,
+            f"{trapped!r} would be an option, as it comes after a `*` and has a default; call arguments take no `*`: "
+            f"def {name}(call_next, inputs, {trapped})",
+        )
 
     def call(self: Hook, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(call_next, *args, **kwargs, **{p.name: self._options[p.name] for p in options})

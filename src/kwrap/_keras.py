@@ -4,6 +4,7 @@ Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads a
 """
 
 import functools
+import gc
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -209,6 +210,17 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     return [held for held in layer._layers if not isinstance(held, keras.metrics.Metric)]
 
 
+def living_layers() -> list[keras.Layer]:
+    """Return every layer and model that exists: nothing of Keras tells who else holds a layer or shares its graph."""
+    # `type`, for proxies of any library may claim to be a layer.
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), keras.Layer) and "_tracker" in vars(thing)]
+
+
+def held_by(layer: keras.Layer) -> list[keras.Layer]:
+    """Return what `layer` itself tracks as sublayers; of a graph, the layers that it calls."""
+    return list(layer._layers)
+
+
 def has_own_weights(layer: keras.Layer) -> bool:
     """Tell whether `layer` has weights besides those of the layers that it holds."""
     return bool(layer._trainable_variables or layer._non_trainable_variables)
@@ -257,13 +269,24 @@ def is_lifted(layer: keras.Layer) -> bool:
     return "_kwrap_lifted" in vars(layer)
 
 
-def lift(layer: keras.Layer, lifted: bool) -> None:
-    """Make a frozen `layer` trainable, or frozen again, itself alone: the setter would set all that it holds."""
-    vars(layer)["_trainable"] = lifted
-    if lifted:
-        vars(layer)["_kwrap_lifted"] = True
-    else:
-        vars(layer).pop("_kwrap_lifted", None)
+def lift(layer: keras.Layer, beneath: int) -> None:
+    """Make a frozen `layer` trainable, itself alone: the setter would set all that it holds.
+
+    `beneath`, the count of trainable layers below it, tells later whether somebody used the setter since.
+    """
+    vars(layer).update(_trainable=True, _kwrap_lifted=beneath)
+
+
+def lift_like(layer: keras.Layer, source: keras.Layer) -> None:
+    """Lift `layer`, a copy of `source`, if `source` is lifted."""
+    if is_lifted(source):
+        lift(layer, vars(source)["_kwrap_lifted"])
+
+
+def lower(layer: keras.Layer, beneath: int) -> None:
+    """Undo `lift`, unless the count of trainable layers below shows that the user has set `trainable` since."""
+    if is_lifted(layer):
+        vars(layer)["_trainable"] = vars(layer).pop("_kwrap_lifted") != beneath
 
 
 # --- a model's graph -----------------------------------------------------------------------------------------------
@@ -333,6 +356,11 @@ def output_spec(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
 
 
 # --- a compiled model ------------------------------------------------------------------------------------------------
+
+
+def has_traces(model: keras.Model) -> bool:
+    """Tell whether `fit`, `evaluate` or `predict` of a model was traced."""
+    return any(getattr(model, f"{name}_function", None) is not None for name in ("train", "test", "predict"))
 
 
 def forget_traces(model: keras.Model) -> None:

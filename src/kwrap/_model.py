@@ -10,12 +10,13 @@ import keras
 from kwrap import _keras
 from kwrap._cloning import copy_model
 from kwrap._follow import follow, forget_traces
-from kwrap._hook import Hook, Rule, Where
+from kwrap._hook import Hook, Where
 from kwrap._plan import HooksLike, Plan, as_rules, check_model, current_plan, make_plan
-from kwrap._selection import Place, places, select
-from kwrap._surgery import replace_layers
+from kwrap._registry import registered
+from kwrap._selection import Place, is_meant, places
+from kwrap._surgery import holders_of, replace_layers
 from kwrap._wrapper import Wrapper
-from kwrap.errors import RuleError, UnknownHookError, WrapperStateError
+from kwrap.errors import AbsentHookError, NoHooksError
 
 __all__ = ["bypass", "clone_function", "clone_model", "find_hooks", "plan", "unwrap_model", "wrap_model"]
 
@@ -36,6 +37,7 @@ def plan(
     Without hooks: what is on the model now.
     """
     if hooks is None:
+        _refuse_place("plan", where, exclude, recursive)
         return current_plan(model)
     return make_plan("plan", model, hooks, where=where, exclude=exclude, recursive=recursive)
 
@@ -49,6 +51,9 @@ def wrap_model(
     recursive: bool = True,
 ) -> keras.Model:
     """Put hooks on layers of `model`, in place, and return it: the same object, compiled as it was.
+
+    A layer that other models hold too (a base model, a feature extractor) is wrapped there as well, as setting its
+    `trainable` would be seen there; `clone_model` leaves all others alone.
 
     Args:
         model: a built Keras 3 model.
@@ -83,9 +88,11 @@ def clone_model(
     Raises:
         CloneError: Keras cannot rebuild a model of this class.
     """
-    if hooks is not None:
-        plan(model, hooks, where=where, exclude=exclude, recursive=recursive)  # raises before the work of copying
     check_model(model)
+    if hooks is None:
+        _refuse_place("clone_model", where, exclude, recursive)
+    else:
+        plan(model, hooks, where=where, exclude=exclude, recursive=recursive)  # raises before the work of copying
     copy = copy_model(model)
     return copy if hooks is None else wrap_model(copy, hooks, where=where, exclude=exclude, recursive=recursive)
 
@@ -98,19 +105,18 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
         merge: whether the weights keep the hooks' effect (`Hook.merge`), or are left as they are stored.
 
     Raises:
-        UnknownHookError: none of the model's hooks is meant.
-        WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weights before it.
+        AbsentHookError: one of `hooks` is not on the model.
+        WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weight before it.
     """
     check_model(model)
+    _check_present(model, hooks)
     removals = [_Removal(place, place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
     removals = [removal for removal in removals if removal.off or not removal.place.hooks]
-    if hooks is not None and not removals:
-        raise UnknownHookError(str(hooks), sorted({hook.name for _, hook in find_hooks(model)}))
     for removal in removals:
         removal.wrapper.finish_loading()
     values = [value for removal in removals if merge for value in removal.merged()]
     emptied = [removal for removal in removals if not removal.stay]
-    holders = [holder for removal in emptied for holder in removal.place.holders]
+    holders = holders_of(removal.wrapper for removal in emptied)
     with ExitStack() as undo:
         for removal in removals:
             undo.callback(removal.wrapper.engage)
@@ -123,7 +129,7 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
             removal.settle()
         undo.callback(replace_layers, holders, [(removal.place.layer, removal.wrapper) for removal in emptied])
         replace_layers(holders, [(removal.wrapper, removal.place.layer) for removal in emptied])
-        follow(model, undo)
+        follow(model, (removal.place.layer for removal in removals), undo)
         undo.pop_all()
     return model
 
@@ -143,14 +149,6 @@ class _Removal:
 
     def merged(self) -> list[tuple[keras.Variable, Any]]:
         """Return (variable, value) that the hooks leave in the weights."""
-        for position, hook in enumerate(self.place.hooks):
-            before = [other for other in self.place.hooks[:position] if other in self.stay and _changes_weights(other)]
-            if hook in self.off and before and _changes_weights(hook):
-                raise WrapperStateError(
-                    f"hook {hook.name!r} at {self.place.path!r} cannot be merged exactly while {before[0].name!r}, "
-                    f"which acts on the weights before it, stays: take {before[0].name!r} off too, or drop the effect "
-                    f"of {hook.name!r} with merge=False."
-                )
         merged: list[tuple[keras.Variable, Any]] = self.wrapper.weight_hooks.merged(self.off)
         return merged
 
@@ -162,11 +160,6 @@ class _Removal:
             self.wrapper.disengage()
 
 
-def _changes_weights(hook: Hook) -> bool:
-    """Tell whether merging the hook may leave other values than are stored."""
-    return hook.overrides("merge") or (hook.overrides("parametrize") and hook.phase != "training")
-
-
 @contextmanager
 def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Model]:
     """Inside the context the model works without those hooks' effect on calls and on the weights as read.
@@ -174,19 +167,18 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     In place, for an A/B look; not for two threads. What hooks have stored in the weights (a pruned zero) stays.
     """
     check_model(model)
+    _check_present(model, hooks)
     chosen = [(place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
-    if hooks is not None and not any(off for _, off in chosen):
-        raise UnknownHookError(str(hooks), sorted({hook.name for _, hook in find_hooks(model)}))
     before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
     try:
         for wrapper, off in chosen:
             wrapper.bypass((*wrapper.bypassed, *off))
-        forget_traces(model)
+        forget_traces(wrapper for wrapper, _ in chosen)
         yield model
     finally:
         for wrapper, bypassed in before:
             wrapper.bypass(bypassed)
-        forget_traces(model)
+        forget_traces(wrapper for wrapper, _ in chosen)
 
 
 def find_hooks(model: keras.Model, hook: str | type[Hook] | None = None) -> list[tuple[str, Hook]]:
@@ -200,36 +192,44 @@ def clone_function(
 ) -> Callable[[keras.Layer], keras.Layer]:
     """Return a `clone_function` for `keras.models.clone_model`: fresh layers, those that are meant in a Wrapper.
 
-    Keras gives such a function no path: patterns see the layer's name alone.
+    Keras gives such a function no path: patterns see the layer's name alone. And one layer at a time: a rule that
+    matches none of the model's is no error. Hooks that a layer has already come first.
     """
     rules = as_rules("clone_function", hooks, where, exclude)
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        copy = type(layer).from_config(layer.get_config())
-        place = Place(layer.name, layer, None, ())
-        chosen = [rule.hook for rule in rules if _is_meant(rule, place)]
+        plain, there = (layer.layer, layer.hooks) if isinstance(layer, Wrapper) else (layer, [])
+        place = Place(plain.name, plain, None, ())
+        chosen = [*there, *(rule.hook for rule in rules if is_meant(rule, place))]
+        copy = type(plain).from_config(plain.get_config())
         return Wrapper(copy, [type(hook).from_config(hook.get_config()) for hook in chosen]) if chosen else copy
 
     return clone
 
 
-def _is_meant(rule: Rule, place: Place) -> bool:
-    try:
-        return bool(select(rule, [place])[0])
-    except RuleError:
-        return False
+def _refuse_place(function: str, where: Where | None, exclude: Where | None, recursive: bool) -> None:
+    """Raise if layers were chosen, and no hooks to put on them."""
+    if where is not None or exclude is not None or not recursive:
+        raise NoHooksError(function, [hook.name for hook in registered()])
 
 
 def _those_of(place: Place, hooks: Any) -> tuple[Hook, ...]:
-    """Return those of the place's hooks that `hooks` means: by name, registered name, class or identity; None: all."""
-    if hooks is None:
-        return place.hooks
-    chosen = list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [hooks]
-    return tuple(
-        hook
-        for hook in place.hooks
-        if any(
-            hook is one or one in (hook.name, hook.hook_name) or (isinstance(one, type) and isinstance(hook, one))
-            for one in chosen
-        )
-    )
+    """Return those of the place's hooks that `hooks` means; None: all."""
+    return tuple(hook for hook in place.hooks if hooks is None or any(_means(one, hook) for one in _listed(hooks)))
+
+
+def _listed(hooks: Any) -> list[Any]:
+    return list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [hooks]
+
+
+def _means(one: str | type[Hook] | Hook, hook: Hook) -> bool:
+    """Tell whether `one` is the hook, its name, its registered name, or its class."""
+    return hook is one or one in (hook.name, hook.hook_name) or (isinstance(one, type) and isinstance(hook, one))
+
+
+def _check_present(model: keras.Model, hooks: Any) -> None:
+    """Raise unless each of `hooks` is on the model."""
+    found = [hook for _, hook in find_hooks(model)]
+    for one in [] if hooks is None else _listed(hooks):
+        if not any(_means(one, hook) for hook in found):
+            raise AbsentHookError(model.name, one, sorted({hook.name for hook in found}))

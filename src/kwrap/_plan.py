@@ -15,7 +15,7 @@ from kwrap._hook import Hook, Rule, Where
 from kwrap._plugins import plugins
 from kwrap._registry import registered, use
 from kwrap._selection import Place, Skipped, places, select
-from kwrap._surgery import replace_layers
+from kwrap._surgery import holders_of, replace_layers
 from kwrap._weights import targets_of
 from kwrap._wrapper import Wrapper, check_hooks, check_registered
 from kwrap.errors import (
@@ -117,14 +117,14 @@ class Plan:
             for entry, wrapper in zip(added, wrappers, strict=True)
             if entry.place.wrapper is None
         ]
-        holders = [holder for entry in added if entry.place.wrapper is None for holder in entry.place.holders]
+        holders = holders_of(layer for layer, _ in pairs)
         with ExitStack() as undo:
             undo.callback(_values_restorer(wrappers))
             undo.callback(replace_layers, holders, [(new, old) for old, new in pairs])
             replace_layers(holders, pairs)
             for entry, wrapper in zip(added, wrappers, strict=True):
                 _engage(entry, wrapper, undo)
-            follow(self.model, undo)
+            follow(self.model, (entry.layer for entry in added), undo)
             undo.pop_all()
         return self.model
 
@@ -303,8 +303,8 @@ def _prepare(entry: Entry) -> Wrapper:
     wrapper.initialize_hooks()
     if any(hook.overrides("call") for hook in copies):
         for args, kwargs, outputs in _keras.recorded_calls(entry.place.held):
-            spec = outputs[0] if len(outputs) == 1 else entry.layer.compute_output_spec(*args, **kwargs)
-            wrapper.check_call(args, kwargs, spec)
+            structure = entry.layer.compute_output_spec(*args, **kwargs)
+            wrapper.check_call(args, kwargs, keras.tree.pack_sequence_as(structure, outputs))
     return wrapper
 
 

@@ -9,15 +9,23 @@ import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, final, overload
+from typing import Any, Final, NoReturn, Protocol, TypeVar, final, overload
 
 import keras
 
 from kwrap._hook import Hook, function_hook
+from kwrap._options import copied
 from kwrap._plugins import Plugin, plugins
-from kwrap.errors import AmbiguousHookError, HookDefinitionError, MissingPluginError, UnknownHookError, listed
+from kwrap.errors import (
+    AmbiguousHookError,
+    HookDefinitionError,
+    HookVersionError,
+    MissingPluginError,
+    UnknownHookError,
+    listed,
+)
 
-__all__ = ["RegisteredHook", "hook", "owner_of", "registered", "resolve", "resolve_saved", "use"]
+__all__ = ["RegisteredHook", "hook", "owner_of", "record", "registered", "resolve", "resolve_saved", "revive", "use"]
 
 HookClass = TypeVar("HookClass", bound=type[Hook])
 LayerTypes = type[keras.Layer] | tuple[type[keras.Layer], ...]
@@ -45,7 +53,11 @@ class _Decorator(Protocol):
     def __call__(self, definition: Callable[..., Any], /) -> type[Hook]: ...
 
 
-def hook(*, layer_type: LayerTypes, name: str | None = None) -> _Decorator:
+@overload
+def hook(*, layer_type: LayerTypes, name: str | None = None) -> _Decorator: ...
+@overload
+def hook(definition: Any, /) -> NoReturn: ...
+def hook(definition: Any = None, /, *, layer_type: Any = None, name: str | None = None) -> _Decorator:
     """Register a function or a Hook class as a hook for layers of `layer_type`; a function becomes a Hook class.
 
     The default name is the function's, or the class's in snake case. Defining the same function or class again replaces
@@ -55,6 +67,9 @@ def hook(*, layer_type: LayerTypes, name: str | None = None) -> _Decorator:
         HookDefinitionError: it is neither a function nor a Hook class, or does not follow the contract of `Hook`; the
             layer type is no class of Keras 3; the name cannot be one.
     """
+    if definition is not None:
+        title = str(getattr(definition, "__name__", definition))
+        raise HookDefinitionError(title, "say for which layers it is: @kwrap.hook(layer_type=...)")
 
     def register(definition: Any) -> Any:
         title = name or str(getattr(definition, "__name__", definition))
@@ -136,9 +151,20 @@ def record(hook: Hook) -> dict[str, Any]:
 
 
 def revive(saved: Mapping[str, Any], path: str) -> Hook:
-    """Return the hook of a saved model's record; errors as `resolve_saved`."""
-    hook_class = resolve_saved(saved["hook"], saved["plugin"], path, saved["plugin_version"])
-    return hook_class.from_config(saved["config"])
+    """Return the hook of a saved model's record; options of an older version go through the class's `migrate`.
+
+    Raises:
+        HookVersionError: it was saved in a newer version, or in an older one that the class does not read.
+        MissingPluginError, AmbiguousHookError: as `resolve_saved`.
+    """
+    name, plugin, version = saved["hook"], saved["plugin"], saved["version"]
+    hook_class = resolve_saved(name, plugin, path, saved["plugin_version"])
+    if version > hook_class.version:
+        raise HookVersionError(name, path, version, hook_class.version, plugin)
+    options = saved["config"]
+    if version < hook_class.version:
+        options = hook_class.migrate(copied(options), version)
+    return hook_class.from_config(options)
 
 
 def owner_of(hook_class: type[Hook]) -> Plugin | None:

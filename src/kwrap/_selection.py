@@ -11,7 +11,7 @@ from kwrap._hook import Hook, Rule, Where
 from kwrap._wrapper import Wrapper
 from kwrap.errors import LayerTypeError, RuleError, listed, nearest
 
-__all__ = ["Place", "Skipped", "places", "select"]
+__all__ = ["Place", "Skipped", "is_meant", "matches", "places", "select"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +86,14 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     """Return the places that `rule` means, and those that it looked at and left out.
 
     Raises:
-        RuleError: it means none; the message has the nearest paths.
+        RuleError: it means none, or a part of it none, as a misspelt name in a list; with the nearest paths.
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
     """
+    for argument, where in (("where", rule.where), ("exclude", rule.exclude)):
+        for part in _parts(where):
+            if not any(matches(part, place) for place in all_places):
+                problem = f"{argument}={part!r} matches no layer of the model"
+                raise RuleError(str(rule), problem, _near(part, all_places))
     looked_at = [place for place in all_places if rule.where is None or matches(rule.where, place)]
     if not looked_at:
         raise RuleError(str(rule), "matches no layer of the model", _near(rule.where, all_places))
@@ -102,6 +107,17 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     if not chosen:
         _raise_none_left(rule, looked_at, skipped)
     return chosen, skipped
+
+
+def is_meant(rule: Rule, place: Place) -> bool:
+    """Tell whether `rule` means the place, whatever it means besides."""
+    return (rule.where is None or matches(rule.where, place)) and _why_not(rule, place) is None
+
+
+def _parts(where: Where | None) -> Sequence[Where]:
+    if where is None:
+        return ()
+    return where if isinstance(where, Sequence) and not isinstance(where, str) else (where,)
 
 
 def matches(where: Where, place: Place) -> bool:

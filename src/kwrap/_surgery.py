@@ -6,13 +6,27 @@ from typing import Any
 import keras
 
 from kwrap import _keras
+from kwrap._wrapper import Wrapper
 
-__all__ = ["replace_layers"]
+__all__ = ["holders_of", "replace_layers"]
 
 # (old, new) by the id of the old layer.
 Pairs = Mapping[int, tuple[keras.Layer, keras.Layer]]
 # (what was looked into, what stands for it) by the id of the first, which is held so that no other object gets its id.
 Seen = dict[int, tuple[Any, Any]]
+
+
+def holders_of(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
+    """Return whatever holds one of `layers`: the model at hand, and any other that shares a layer or graph with it.
+
+    A base model below a fine-tuned one and a feature extractor call the very same nodes.
+    """
+    wanted = {id(layer) for layer in layers}
+    return [
+        holder
+        for holder in _keras.living_layers()
+        if not isinstance(holder, Wrapper) and any(id(held) in wanted for held in _keras.held_by(holder))
+    ]
 
 
 def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:

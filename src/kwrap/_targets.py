@@ -148,7 +148,7 @@ class KerasLayers:
 
     @hookimpl
     def kwrap_weight_targets(self, layer: keras.Layer) -> Sequence[WeightTarget] | None:
-        """Return kernels and embeddings as default targets, other trainable float weights for those who name them."""
+        """Return kernels and embeddings as default targets; biases and norms' weights for those who name them."""
         kernels = next((_KERNELS[base] for base in type(layer).__mro__ if base in _KERNELS), None)
         if kernels is None:
             return None
@@ -159,7 +159,7 @@ class KerasLayers:
                 continue  # a quantized kernel has no values that a hook could change
             if axes is not None:
                 targets.append(WeightTarget(variable.name, variable, *axes(layer, len(variable.shape))))
-            elif variable.name in ("bias", "gamma", "beta"):
+            elif variable.name in ("bias", "gamma", "beta", "scale"):
                 targets.append(WeightTarget(variable.name, variable, default=False))
         return targets
 

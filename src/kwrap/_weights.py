@@ -91,8 +91,12 @@ class WeightHooks:
             return {id(t.variable): (t.variable, _parametrized(t, hooks, bool(training))) for t in targets_of(hooks)}
 
     def merged(self, hooks: Sequence[Hook]) -> list[tuple[keras.Variable, Any]]:
-        """Return (variable, value) that `hooks` leave in their targets when they are taken off."""
-        return [(target.variable, _merged(target, hooks)) for target in targets_of(hooks)]
+        """Return (variable, value) that `hooks` leave in their targets when they are taken off.
+
+        Raises:
+            WrapperStateError: one of them changes a weight that a hook before it, which stays, acts on as it is read.
+        """
+        return [(target.variable, _merged(target, self._hooks, hooks)) for target in targets_of(hooks)]
 
 
 def targets_of(hooks: Iterable[Hook]) -> list[WeightTarget]:
@@ -130,14 +134,27 @@ def _parametrized(target: WeightTarget, hooks: Iterable[Hook], training: bool) -
     return value
 
 
-def _merged(target: WeightTarget, hooks: Iterable[Hook]) -> Any:
+def _merged(target: WeightTarget, hooks: Iterable[Hook], leaving: Sequence[Hook]) -> Any:
+    """Return the weight with the effect of those `hooks` that are `leaving`; exact, or an error."""
     value = _keras.read(target.variable)
+    staying = None
     for hook in hooks:
-        if _changes(hook, target):
-            if hook.overrides("constrain"):
-                value = _constrained(hook, target, value, updated=False)
-            with blaming(hook, "merge"):
-                value = _checked(hook.merge(target, value), target)
+        if not _changes(hook, target):
+            continue
+        if hook not in leaving:
+            # What it makes of a weight as it is read, it would make of the merged weight again.
+            reads = hook.overrides("parametrize") and hook.phase != "training"
+            staying = hook if reads and staying is None else staying
+            continue
+        stored = _constrained(hook, target, value, updated=False) if hook.overrides("constrain") else value
+        with blaming(hook, "merge"):
+            value = _checked(hook.merge(target, stored), target)
+        if value is not stored and staying is not None:
+            raise WrapperStateError(
+                f"hook {hook.name!r} at {hook.path!r} cannot be merged into {target.name!r} exactly while "
+                f"{staying.name!r}, which acts on it before, stays: take {staying.name!r} off too, or drop the effect "
+                f"of {hook.name!r} with merge=False."
+            )
     return value
 
 

@@ -29,7 +29,8 @@ class Wrapper(keras.layers.Layer):
 
     Its name, call signature, masks, shapes, weights and attributes are the layer's (`wrapper.kernel` reads
     `wrapper.layer.kernel`). The first hook is outermost for `call`; `parametrize` and `constrain` run in list order.
-    A hook that does not override a method is not in its path.
+    A hook that does not override a method is not in its path. Its own are `weights`, to which hooks add theirs, and its
+    dtype policy, float32: hooks see weights in their own dtype.
 
     Args:
         layer: any Keras layer, built or not.
@@ -64,6 +65,7 @@ class Wrapper(keras.layers.Layer):
         object.__setattr__(self, "weight_hooks", WeightHooks(layer))
         _keras.mirror_call(self, layer)
         self.set_hooks(hooks)
+        object.__setattr__(self, "_is_made", True)
         if layer.built:
             self.build_hooks()
 
@@ -81,9 +83,13 @@ class Wrapper(keras.layers.Layer):
         return getattr(layer, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; `trainable` of the parts also where it reads the same, which TensorFlow would leave out."""
+        """Set the layer's own attributes on the layer; those that every Keras layer has, and the Wrapper's, here."""
+        layer = self.__dict__.get("layer") if "_is_made" in self.__dict__ else None
         if name == "trainable":
+            # Past TensorFlow, which leaves out what reads the same: the parts may differ.
             object.__setattr__(self, name, value)
+        elif layer is not None and _is_of_layer(self, layer, name):
+            setattr(layer, name, value)
         else:
             super().__setattr__(name, value)
 
@@ -169,6 +175,11 @@ class Wrapper(keras.layers.Layer):
         self._compose()
         if self.weight_hooks.engaged:
             self.weight_hooks.engage(self.hooks)
+
+    @property
+    def place(self) -> str:
+        """The path of the layer in its model."""
+        return self._place
 
     @property
     def bypassed(self) -> tuple[Hook, ...]:
@@ -344,7 +355,12 @@ class Wrapper(keras.layers.Layer):
             )
         hooks = [revive(saved, config["path"]) for saved in config["hooks"]]
         layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
-        wrapper = Wrapper(layer, hooks, name=config["name"], path=config["path"])
+        return cls.loading(layer, hooks, name=config["name"], path=config["path"])
+
+    @staticmethod
+    def loading(layer: keras.Layer, hooks: Sequence[Hook], *, name: str, path: str) -> "Wrapper":
+        """Return a Wrapper whose hooks' state will be loaded, and is not taken from the layer's weights before."""
+        wrapper = Wrapper(layer, hooks, name=name, path=path)
         wrapper._loading = True
         return wrapper
 
@@ -361,6 +377,12 @@ def _initialize(layer: keras.Layer, hook: Hook) -> None:
     with blaming(hook, "initialize"):
         hook.initialize(layer)
     hook.initialized = True
+
+
+def _is_of_layer(wrapper: Wrapper, layer: keras.Layer, name: str) -> bool:
+    """Tell whether an attribute is one of the layer's alone, which a Wrapper reads through."""
+    own = name in wrapper.__dict__ or name in _own_names() or hasattr(type(wrapper), name)
+    return not own and hasattr(layer, name)
 
 
 def _training(keywords: Mapping[str, Any]) -> Any:

@@ -4,16 +4,19 @@ All errors derive from `KwrapError`, and from the built-in exception that a call
 (`TypeError`, `ValueError`, `LookupError`, ...). The fields of an error are plain attributes.
 """
 
+import copyreg
 import difflib
 from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "AbsentHookError",
     "AmbiguousHookError",
     "CloneError",
     "DuplicateHookError",
     "HookCallError",
     "HookDefinitionError",
     "HookTypeError",
+    "HookVersionError",
     "KernelError",
     "KwrapError",
     "LayerTypeError",
@@ -56,6 +59,10 @@ class KwrapError(Exception):
     # The same of AutoGraph, of a user's own `tf.function`.
     ag_pass_through = True
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild from text and fields: unpickling would give `__init__` the text as its only argument."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+
 
 class UnknownHookError(KwrapError, LookupError):
     """No hook of this name is registered or installed."""
@@ -68,6 +75,14 @@ class UnknownHookError(KwrapError, LookupError):
             f"no hook is named {name!r}. {hint}The hooks there are: {listed(self.known)}. "
             + (" ".join(self.unusable) or install + "or see `kwrap plugins` for plugins that are blocked or broken.")
         )
+
+
+class AbsentHookError(KwrapError, LookupError):
+    """A hook that was to be taken off or bypassed is not on the model."""
+
+    def __init__(self, model: str, hook: object, present: Sequence[str]) -> None:
+        self.model, self.hook, self.present = model, hook, list(present)
+        super().__init__(f"no hook {hook!r} is on model {model!r}; on it are {listed(self.present)}.")
 
 
 class AmbiguousHookError(KwrapError, LookupError):
@@ -96,6 +111,20 @@ class HookTypeError(KwrapError, TypeError):
         self.function, self.given = function, given
         super().__init__(
             f"{function}() expected a hook's name, a Hook class, an instance, a Rule, or a list of them; got {given!r}"
+        )
+
+
+class HookVersionError(KwrapError, ValueError):
+    """A saved model holds a hook in a version that its class does not read."""
+
+    def __init__(self, hook: str, path: str | None, saved: int, known: int, plugin: str | None) -> None:
+        self.hook, self.path, self.saved, self.known, self.plugin = hook, path, saved, known, plugin
+        place = f" at {path!r}" if path else ""
+        owner = f"plugin {plugin!r}" if plugin else "the module that defines it"
+        way_out = f"update {owner}" if saved > known else "define its classmethod migrate(cls, options, from_version)"
+        super().__init__(
+            f"hook {hook!r}{place} was saved in version {saved}, and its class, of version {known}, does not say how "
+            f"to read that: {way_out}."
         )
 
 
@@ -185,10 +214,12 @@ class HookCallError(KwrapError, RuntimeError):
     def __init__(self, hook: str, plugin: str | None, path: str, during: str, error: BaseException) -> None:
         self.hook, self.plugin, self.path, self.during, self.error = hook, plugin, path, during, error
         owner = f" ({plugin})" if plugin else ""
-        blocked = f", or KWRAP_BLOCK={plugin.split()[0]} in the environment" if plugin else ""
+        way_out = "leave this layer out with exclude=..., or the hook"
+        if during not in ("build", "initialize"):  # Those come before the hook is on; its `call` is tried then, too.
+            way_out = f"kwrap.unwrap_model(model, {hook!r}, merge=False) if it is on the model, else {way_out}"
         super().__init__(
             f"hook {hook!r}{owner} failed at {path!r} in {during}: {type(error).__name__}: {error}. "
-            f"To work without it: kwrap.unwrap_model(model, {hook!r}){blocked}."
+            f"To work without it: {way_out}."
         )
 
     @property

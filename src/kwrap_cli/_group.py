@@ -12,16 +12,31 @@ COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that holds the names of its commands, and imports one from the module of its name when it is invoked."""
+    """A group that holds the names of its commands, and imports one from the module of its name when it is invoked.
+
+    Plugins are asked for commands of other names.
+    """
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Import the command that `args` begin with; an unknown name is an error that shows the nearest ones."""
+        if args[0] not in self.commands:
+            self._ask_plugins()
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
             command = getattr(import_module(f"kwrap_cli.{name}"), name)
         return name, command, rest
+
+    def _ask_plugins(self) -> None:
+        """Let plugins add commands; only now, for it imports kwrap, with TensorFlow, and every plugin."""
+        from kwrap._plugins import plugins
+        from kwrap.errors import PluginAnswerError
+
+        try:
+            plugins.answers("kwrap_commands", cli=self)
+        except PluginAnswerError as error:
+            raise click.ClickException(str(error)) from error
 
 
 @click.group(

@@ -18,7 +18,7 @@ FINE_TUNING_EPOCHS = 6
 BATCH_SIZE = 64
 SPARSITY = {"conv_1": 0.5, "conv_2": 0.8, "hidden": 0.9}
 # The demo asks nothing of the network; what it needs is installed beside kwrap.
-NEEDED = "pip install 'kwrap[demo]'"
+NEEDED = "the extra kwrap[demo]; in a clone: pip install '.[demo]' plugins/kwrap-prune plugins/kwrap-noise"
 
 
 @click.command
@@ -32,7 +32,7 @@ def demo(seed: int) -> None:
     console = Console()
     console.print("[bold]Importing TensorFlow, Keras and kwrap")
     try:
-        failures = _Demo(console, seed).run()
+        failures = _Demo(console, seed, _Digits.load(seed)).run()
     except ModuleNotFoundError as error:
         raise click.ClickException(f"the demo needs {error.name!r}, which is not installed: {NEEDED}") from error
     for failure in failures:
@@ -66,6 +66,7 @@ class _Demo:
 
     console: Console
     seed: int
+    digits: _Digits
     failures: list[str] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
 
@@ -76,7 +77,6 @@ class _Demo:
         import kwrap
 
         keras.utils.set_random_seed(self.seed)
-        self.digits = _Digits.load(self.seed)
         model = self._train()
         before = self._predict(model)
         self._note("trained", model)

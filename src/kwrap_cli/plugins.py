@@ -13,7 +13,9 @@ def plugins() -> None:
     """List the installed plugins, and which of them KWRAP_PLUGINS and KWRAP_BLOCK switch off."""
     installed = sorted(entry_points(group="kwrap"), key=lambda entry: (entry.name, entry.value))
     if not installed:
-        click.echo("No plugins are installed. Try: pip install kwrap-prune kwrap-noise")
+        click.echo(
+            "No plugins are installed. Try, in a clone of kwrap: pip install plugins/kwrap-prune plugins/kwrap-noise"
+        )
         return
     table = Table("plugin", "package", "version", "module", "status")
     for entry in installed:

@@ -41,4 +41,5 @@ def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = run()
     assert result.exit_code == 1
-    assert "pip install 'kwrap[demo]'" in result.output
+    assert "'sklearn.datasets'" in result.output
+    assert "the extra kwrap[demo]" in result.output

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points, version
 
@@ -7,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from kwrap import _plugins
 from kwrap_cli import main
 from kwrap_cli._group import COMMANDS
 
@@ -47,6 +49,68 @@ def test_an_unknown_command_is_an_error_that_shows_the_nearest() -> None:
     result = CliRunner().invoke(main, ["plugin"])
     assert result.exit_code == 2
     assert "'plugins'" in result.output
+
+
+COMMAND = """
+import click
+import kwrap
+
+@click.command
+def greet():
+    click.echo("hello")
+
+@kwrap.hookimpl
+def kwrap_commands(cli):
+    cli.add_command(greet)
+"""
+
+
+@pytest.fixture
+def group(plugins: _plugins.Plugins, monkeypatch: pytest.MonkeyPatch) -> click.Group:
+    """Return the group as in a new process: no plugin has been asked."""
+    monkeypatch.setattr(_plugins, "plugins", plugins)
+    monkeypatch.setattr(main, "commands", dict(main.commands))
+    return main
+
+
+def test_a_command_that_kwrap_lacks_is_a_plugins(group: click.Group, install: Callable[..., str]) -> None:
+    install("greeting", COMMAND)
+    result = CliRunner().invoke(group, ["greet"], catch_exceptions=False)
+    assert (result.exit_code, result.output) == (0, "hello\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plugins"]])
+def test_what_kwrap_has_itself_loads_no_plugin(
+    group: click.Group, install: Callable[..., str], arguments: list[str]
+) -> None:
+    module = install("greeting", COMMAND)
+    assert CliRunner().invoke(group, arguments).exit_code == 0
+    assert module not in sys.modules
+
+
+def test_a_command_that_no_plugin_has_either_is_an_error_that_shows_the_nearest_of_them(
+    group: click.Group, install: Callable[..., str]
+) -> None:
+    install("greeting", COMMAND)
+    result = CliRunner().invoke(group, ["gret"])
+    assert result.exit_code == 2
+    assert "'greet'" in result.output
+
+
+def test_a_plugin_cannot_take_the_place_of_kwraps_own_command(group: click.Group, install: Callable[..., str]) -> None:
+    install("greeting", COMMAND.replace("@click.command", '@click.command("plugins")'))
+    assert CliRunner().invoke(group, ["greet"]).exit_code == 2
+    assert "hello" not in CliRunner().invoke(group, ["plugins"]).output
+
+
+def test_a_plugin_that_fails_to_add_its_commands_is_named_with_the_way_out(
+    group: click.Group, install: Callable[..., str]
+) -> None:
+    install("greeting", COMMAND.replace("cli.add_command(greet)", "raise ValueError('not today')"))
+    result = CliRunner().invoke(group, ["greet"])
+    assert result.exit_code == 1
+    for said in ("greeting (dist-greeting 1.0)", "ValueError: not today", "KWRAP_BLOCK=greeting"):
+        assert said in result.output
 
 
 def test_version_is_that_of_the_installed_package() -> None:

@@ -60,7 +60,7 @@ def test_without_a_plugin_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("sys.path", [])
     result = CliRunner().invoke(main, ["plugins"])
     assert result.exit_code == 0
-    assert "pip install kwrap-prune" in result.output
+    assert "pip install plugins/kwrap-prune" in result.output
 
 
 @pytest.mark.parametrize(

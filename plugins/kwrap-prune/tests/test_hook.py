@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 import kwrap
-from kwrap.errors import OptionError
+from kwrap.errors import OptionError, OptionValueError
 from kwrap_prune import ConstantSparsity, PolynomialDecay, Prune, Schedule, smallest
 
 STEPS_AN_EPOCH = 8
@@ -107,6 +109,21 @@ def test_fit_follows_a_decay_step_by_step(digits, jit_compile):
         counts.append(zeros(model)[1])
     share = [0.0] * 2 + [0.2] * 4 + [0.9 - 0.7 * 0.5**2] * 4 + [0.9] * 4
     assert counts == [round(2560 * each) for each in share]
+
+
+def test_steps_count_optimizer_calls_also_where_only_every_fourth_updates_the_weights(digits):
+    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=4)
+    model = network(ConstantSparsity(0.5, begin_step=STEPS_AN_EPOCH - 1), optimizer=optimizer)
+    seen, kernels = [], []
+    x, y = digits
+    for first in range(0, len(x), 32):
+        seen.append(zeros(model)[1])
+        kernels.append(np.array(model.layers[-1].kernel))
+        model.train_on_batch(x[first : first + 32], y[first : first + 32])
+    kernels.append(np.array(model.layers[-1].kernel))
+    updates = sum(not np.array_equal(one, other) for one, other in itertools.pairwise(kernels))
+    assert (steps(model), updates) == ([STEPS_AN_EPOCH] * 2, 2)
+    assert (seen, zeros(model)[1]) == ([0] * STEPS_AN_EPOCH, 1280)
 
 
 def test_with_an_end_the_masks_stay_as_they_were_there(digits):
@@ -217,9 +234,9 @@ def test_every_option_is_in_the_config():
 
 
 def test_what_is_no_schedule_is_an_error_that_shows_one():
-    with pytest.raises(OptionError, match=r"'schedule': expected one such as ConstantSparsity\(.*, got 0\.8") as raised:
+    with pytest.raises(OptionValueError, match=r"schedule=0\.8 is no schedule, such as ConstantSparsity\(") as raised:
         Prune(0.8)
-    assert (raised.value.hook, raised.value.option) == ("prune", "schedule")
+    assert (raised.value.owner, raised.value.option, raised.value.value) == ("prune", "schedule", 0.8)
 
 
 def test_a_schedule_that_cannot_be_saved_is_an_error():

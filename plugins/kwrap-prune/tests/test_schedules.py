@@ -86,6 +86,15 @@ def test_a_schedule_comes_back_from_its_config(schedule, config):
     assert keras.saving.deserialize_keras_object(stored) == schedule
 
 
+def test_numbers_of_numpy_are_stored_as_pythons():
+    batches = np.ceil(1347 / 64).astype(np.int32)  # as in the tutorial of tensorflow-model-optimization
+    schedule = PolynomialDecay(np.float32(0.25), np.float64(0.5), np.int64(0), batches * 2, np.int8(3), np.uint8(11))
+    assert schedule == PolynomialDecay(0.25, 0.5, 0, 44, 3, 11)
+    config = schedule.get_config()
+    assert [type(value) for value in config.values()] == [float, float, int, int, float, int]
+    assert PolynomialDecay.from_config(json.loads(json.dumps(config))) == schedule
+
+
 def test_a_schedule_cannot_be_changed():
     with pytest.raises(AttributeError, match="frequency"):
         ConstantSparsity(0.5, 0).frequency = 1
@@ -107,10 +116,14 @@ def constant(**options) -> ConstantSparsity:
         (constant, {"target_sparsity": 1.0}, r"ConstantSparsity: target_sparsity=1.0 is not in \[0, 1\)"),
         (constant, {"target_sparsity": -0.1}, r"target_sparsity=-0.1 is not in \[0, 1\)"),
         (constant, {"target_sparsity": float("nan")}, r"target_sparsity=nan is not in \[0, 1\)"),
-        (decay, {"initial_sparsity": 2}, r"PolynomialDecay: initial_sparsity=2 is not in \[0, 1\)"),
-        (decay, {"final_sparsity": 1}, r"final_sparsity=1 is not in \[0, 1\)"),
+        (decay, {"initial_sparsity": 2}, r"PolynomialDecay: initial_sparsity=2.0 is not in \[0, 1\)"),
+        (decay, {"final_sparsity": 1}, r"final_sparsity=1.0 is not in \[0, 1\)"),
         (decay, {"end_step": -1}, "end_step=-1 is no end, and a decay needs one"),
-        (decay, {"power": 0}, "power=0 is not positive"),
+        (decay, {"power": 0}, "power=0.0 is not positive"),
+        (decay, {"power": float("nan")}, "power=nan is not positive"),
+        (decay, {"power": "3"}, "power='3' is not a number"),
+        (decay, {"final_sparsity": None}, "final_sparsity=None is not a number"),
+        (constant, {"target_sparsity": "0.5"}, "ConstantSparsity: target_sparsity='0.5' is not a number"),
         *(
             (make, options, message)
             for make in (constant, decay)
@@ -121,6 +134,8 @@ def constant(**options) -> ConstantSparsity:
                 ({"frequency": 0}, "frequency=0 is not positive"),
                 ({"frequency": -5}, "frequency=-5 is not positive"),
                 ({"begin_step": 1e3, "end_step": 2000}, "begin_step=1000.0 is not an int"),
+                ({"begin_step": np.float64(2)}, "is not an int"),
+                ({"frequency": "10"}, "frequency='10' is not an int"),
             ]
         ),
     ],

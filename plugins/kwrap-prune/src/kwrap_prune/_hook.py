@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 import kwrap
-from kwrap.errors import OptionError
+from kwrap.errors import OptionValueError
 from kwrap_prune._mask import smallest
 from kwrap_prune._schedules import ConstantSparsity, Schedule
 
@@ -27,11 +27,8 @@ class Prune(kwrap.Hook):
     def __init__(self, schedule: Schedule = HALF_AT_ONCE, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(schedule, Schedule):
-            raise OptionError(
-                self.hook_name,
-                "schedule",
-                f"expected one such as {HALF_AT_ONCE!r} or PolynomialDecay(...), got {schedule!r}",
-            )
+            problem = f"is no schedule, such as {HALF_AT_ONCE!r} or PolynomialDecay(...)"
+            raise OptionValueError(self.hook_name, "schedule", schedule, problem)
         self.schedule = schedule
 
     def build(self, layer: keras.Layer) -> None:

@@ -2,6 +2,8 @@
 
 import abc
 import dataclasses
+import numbers
+import operator
 from typing import Any
 
 import keras
@@ -16,6 +18,9 @@ NO_END = -1
 class Schedule(abc.ABC):
     """When masks are computed, and the share of weights that they set to zero.
 
+    Steps count the calls of the optimizer, one a batch. With its `gradient_accumulation_steps=n`, only every n-th call
+    updates the weights: multiply a schedule's steps by n.
+
     For a schedule of one's own: a frozen dataclass with a `__call__`, registered by
     `keras.saving.register_keras_serializable`, so that it is saved with the model.
     """
@@ -24,7 +29,7 @@ class Schedule(abc.ABC):
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Return whether masks are computed at `step`, a bool, and the sparsity from then on, a float64 in [0, 1).
 
-        `step` counts the optimizer's updates before this one: an int or an int32 tensor; the results are tensors.
+        `step` counts the optimizer's calls before this one: an int or an int32 tensor; the results are tensors.
         """
 
     def get_config(self) -> dict[str, Any]:
@@ -40,7 +45,10 @@ class Schedule(abc.ABC):
 @keras.saving.register_keras_serializable(package="kwrap_prune")
 @dataclasses.dataclass(frozen=True)
 class ConstantSparsity(Schedule):
-    """The same sparsity from `begin_step` on, computed again every `frequency` steps; `end_step` -1 is no end."""
+    """The same sparsity from `begin_step` on, computed again every `frequency` steps; `end_step` -1 is no end.
+
+    Steps are optimizer calls, see `Schedule`.
+    """
 
     target_sparsity: float
     begin_step: int
@@ -64,7 +72,7 @@ class PolynomialDecay(Schedule):
     sparsity = final + (initial - final) * (1 - (step - begin_step) / (end_step - begin_step)) ** power
 
     Masks are computed at `begin_step` and every `frequency` steps after it, up to `end_step`: the final sparsity is
-    reached only if `end_step - begin_step` is a multiple of `frequency`.
+    reached only if `end_step - begin_step` is a multiple of `frequency`. Steps are optimizer calls, see `Schedule`.
     """
 
     initial_sparsity: float
@@ -77,7 +85,8 @@ class PolynomialDecay(Schedule):
     def __post_init__(self) -> None:
         _check_sparsity(self, "initial_sparsity")
         _check_sparsity(self, "final_sparsity")
-        if self.power <= 0:
+        _check_number(self, "power")
+        if not self.power > 0:
             raise _wrong(self, "power", "is not positive: the sparsity would not reach the final one")
         if self.end_step == NO_END:
             raise _wrong(self, "end_step", "is no end, and a decay needs one: give the step of the final sparsity")
@@ -105,17 +114,29 @@ def _is_due(schedule: Stepped, step: Any) -> Any:
     return due if schedule.end_step == NO_END else keras.ops.logical_and(due, step <= schedule.end_step)
 
 
+def _check_number(schedule: Stepped, field: str) -> None:
+    """Raise if the field is no number; store NumPy's as a float, for a config is JSON."""
+    value = getattr(schedule, field)
+    if not isinstance(value, numbers.Real):
+        raise _wrong(schedule, field, "is not a number")
+    object.__setattr__(schedule, field, float(value))
+
+
 def _check_sparsity(schedule: Stepped, field: str) -> None:
+    _check_number(schedule, field)
     if not 0 <= getattr(schedule, field) < 1:
         raise _wrong(schedule, field, "is not in [0, 1): it is the share of weights that are set to zero")
 
 
 def _check_steps(schedule: Stepped) -> None:
     for field in ("begin_step", "end_step", "frequency"):
-        if not isinstance(getattr(schedule, field), int):
-            raise _wrong(schedule, field, "is not an int: it counts the optimizer's updates")
+        try:
+            step = operator.index(getattr(schedule, field))
+        except TypeError as error:
+            raise _wrong(schedule, field, "is not an int: it counts the optimizer's calls") from error
+        object.__setattr__(schedule, field, step)  # NumPy's as an int, for a config is JSON
     if schedule.begin_step < 0:
-        raise _wrong(schedule, "begin_step", "is negative: steps count from 0, the first update")
+        raise _wrong(schedule, "begin_step", "is negative: steps count from 0, the first optimizer call")
     if schedule.end_step < NO_END:
         raise _wrong(schedule, "end_step", "is negative: give a step, or -1 for no end")
     if NO_END < schedule.end_step < schedule.begin_step:
