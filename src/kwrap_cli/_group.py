@@ -1,8 +1,12 @@
 """The `kwrap` command and how it finds its subcommands."""
 
+import os
 from importlib import import_module
 
 import click
+
+# Read when a command imports TensorFlow, whose start-up lines are no output of ours.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Name → what `kwrap --help` says of it, so that help imports no command: some import TensorFlow, which takes seconds.
 COMMANDS = {
