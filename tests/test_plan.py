@@ -196,7 +196,7 @@ def test_a_notebook_shows_the_same_rows_with_names_escaped():
     table = example()._repr_html_()
     assert table.count("<tr>") == 2
     assert "<td>kernel (5, 3)</td><td>specimen_idle &gt; +specimen_times &gt; +specimen_shift</td>" in table
-    assert "<li>first: excluded (specimen_shift)</li>" in table
+    assert "<li>skipped first: excluded (specimen_shift)</li>" in table
     odd = kwrap.plan(odd_name("<script>&"), shift().at("*", exclude="<*"))._repr_html_()
     assert "<script>" not in odd
     assert "&lt;script&gt;&amp;: excluded" in odd

@@ -71,17 +71,18 @@ class Entry:
         """The hooks that are there, and after them those that the plan adds."""
         return (*self.place.hooks, *self.hooks)
 
+    @property
+    def weights(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the weights that the hooks change, by name."""
+        targets = (target for hook in self.all_hooks for target in hook.select_targets(self.layer, self.path))
+        return {target.name: target.shape for target in targets}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the entry as JSON values."""
-        weights = {
-            target.name: list(target.shape)
-            for hook in self.all_hooks
-            for target in hook.select_targets(self.layer, self.path)
-        }
         return {
             "path": self.path,
             "layer": type(self.layer).__name__,
-            "weights": weights,
+            "weights": {name: list(shape) for name, shape in self.weights.items()},
             "hooks": [
                 {"name": hook.name, "added": hook in self.hooks, "config": hook.get_config()} for hook in self.all_hooks
             ],
@@ -144,7 +145,7 @@ class Plan:
         """Return (path, layer, weights, hooks) of each entry as text; hooks that the plan adds are marked with +."""
         rows = []
         for entry in self.entries:
-            weights = ", ".join(f"{name} {tuple(shape)}" for name, shape in entry.as_dict()["weights"].items())
+            weights = ", ".join(f"{name} {shape}" for name, shape in entry.weights.items())
             hooks = " > ".join(("+" if hook in entry.hooks else "") + hook.name for hook in entry.all_hooks)
             rows.append((entry.path, type(entry.layer).__name__, weights, hooks))
         return rows
@@ -153,8 +154,7 @@ class Plan:
         rows = [("path", "layer", "weights", "hooks"), *self.rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        skipped = [f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped]
-        return "\n".join([f"plan for {self.model.name!r}", *lines, *skipped])
+        return "\n".join([f"plan for {self.model.name!r}", *lines, *map(str, self.skipped)])
 
     def __rich__(self) -> "Table":
         from rich.table import Table
@@ -164,8 +164,7 @@ class Plan:
         for row in self.rows():
             table.add_row(*(Text(cell) for cell in row))  # a name may look like markup
         if self.skipped:
-            lines = (f"skipped {item.path}: {item.reason} ({item.hook})" for item in self.skipped)
-            table.caption = Text("\n".join(lines))
+            table.caption = Text("\n".join(map(str, self.skipped)))
         return table
 
     def _repr_html_(self) -> str:
@@ -173,10 +172,8 @@ class Plan:
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()
         )
-        skipped = "".join(
-            f"<li>{html.escape(f'{item.path}: {item.reason} ({item.hook})')}</li>" for item in self.skipped
-        )
-        return f"<table><tr>{head}</tr>{body}</table>" + (f"<p>skipped</p><ul>{skipped}</ul>" if skipped else "")
+        skipped = "".join(f"<li>{html.escape(str(item))}</li>" for item in self.skipped)
+        return f"<table><tr>{head}</tr>{body}</table>" + (f"<ul>{skipped}</ul>" if skipped else "")
 
 
 def make_plan(

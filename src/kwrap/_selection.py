@@ -41,6 +41,9 @@ class Skipped:
     hook: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"skipped {self.path}: {self.reason} ({self.hook})"
+
 
 def places(model: keras.Layer, *, recursive: bool = True) -> list[Place]:
     """Return the places of a model's layers, parents before what they hold; no input layers, no RNN cells."""
