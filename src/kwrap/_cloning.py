@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from kwrap import _keras
-from kwrap._hook import Hook
+from kwrap._hook import Hook, copies_of
 from kwrap._wrapper import Wrapper
 from kwrap.errors import CloneError, KwrapError
 
@@ -60,7 +60,7 @@ def _rebuild(model: keras.Model, known: dict[int, keras.Layer]) -> keras.Model:
 def _from_config(layer: keras.Layer) -> keras.Layer:
     if isinstance(layer, Wrapper):
         # The very classes of its hooks, whatever their names mean by now.
-        hooks = [type(hook).from_config(hook.get_config()) for hook in layer.hooks]
+        hooks = copies_of(layer.hooks)
         return Wrapper.loading(_from_config(layer.layer), hooks, name=layer.name, path=layer.place)
     try:
         return type(layer).from_config(layer.get_config())

@@ -23,7 +23,7 @@ from kwrap.errors import (
     listed,
 )
 
-__all__ = ["Hook", "Rule", "Where", "accepts", "function_hook", "repeated_names"]
+__all__ = ["Hook", "Rule", "Where", "accepts", "copies_of", "function_hook", "repeated_names"]
 
 Where: TypeAlias = type[keras.Layer] | str | re.Pattern[str] | Callable[[keras.Layer, str], bool] | Sequence[Any]
 Phase: TypeAlias = Literal["always", "training", "inference"]
@@ -408,10 +408,16 @@ def _sign(function: Any, parameters: Sequence[inspect.Parameter]) -> None:
     function.__signature__ = inspect.Signature(parameters)
 
 
+@functools.lru_cache  # asked in every eager call of a wrapped layer
 def accepts(function: Callable[..., Any], name: str) -> bool:
     """Tell whether a method takes the argument `name`, by itself or through `**kwargs`."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is _KINDS.VAR_KEYWORD for p in parameters.values())
+
+
+def copies_of(hooks: Iterable[Hook]) -> list[Hook]:
+    """Return hooks of the same classes and options, on no layer yet."""
+    return [type(hook).from_config(hook.get_config()) for hook in hooks]
 
 
 def repeated_names(hooks: Iterable[Hook]) -> Iterable[str]:

@@ -10,10 +10,10 @@ import keras
 from kwrap import _keras
 from kwrap._cloning import copy_model
 from kwrap._follow import follow, forget_traces
-from kwrap._hook import Hook, Where
+from kwrap._hook import Hook, Where, copies_of
 from kwrap._plan import HooksLike, Plan, as_rules, check_model, current_plan, make_plan
 from kwrap._registry import registered
-from kwrap._selection import Place, is_meant, places
+from kwrap._selection import Place, as_list, is_meant, places
 from kwrap._surgery import holders_of, replace_layers
 from kwrap._wrapper import Wrapper
 from kwrap.errors import AbsentHookError, NoHooksError
@@ -109,8 +109,9 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
         WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weight before it.
     """
     check_model(model)
-    _check_present(model, hooks)
-    removals = [_Removal(place, place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
+    placed = places(model)
+    _check_present(model, placed, hooks)
+    removals = [_Removal(place, place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
     removals = [removal for removal in removals if removal.off or not removal.place.hooks]
     for removal in removals:
         removal.wrapper.finish_loading()
@@ -167,8 +168,9 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     In place, for an A/B look; not for two threads. What hooks have stored in the weights (a pruned zero) stays.
     """
     check_model(model)
-    _check_present(model, hooks)
-    chosen = [(place.wrapper, _those_of(place, hooks)) for place in places(model) if place.wrapper]
+    placed = places(model)
+    _check_present(model, placed, hooks)
+    chosen = [(place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
     before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
     try:
         for wrapper, off in chosen:
@@ -202,7 +204,7 @@ def clone_function(
         place = Place(plain.name, plain, None, ())
         chosen = [*there, *(rule.hook for rule in rules if is_meant(rule, place))]
         copy = type(plain).from_config(plain.get_config())
-        return Wrapper(copy, [type(hook).from_config(hook.get_config()) for hook in chosen]) if chosen else copy
+        return Wrapper(copy, copies_of(chosen)) if chosen else copy
 
     return clone
 
@@ -215,11 +217,7 @@ def _refuse_place(function: str, where: Where | None, exclude: Where | None, rec
 
 def _those_of(place: Place, hooks: Any) -> tuple[Hook, ...]:
     """Return those of the place's hooks that `hooks` means; None: all."""
-    return tuple(hook for hook in place.hooks if hooks is None or any(_means(one, hook) for one in _listed(hooks)))
-
-
-def _listed(hooks: Any) -> list[Any]:
-    return list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [hooks]
+    return tuple(hook for hook in place.hooks if hooks is None or any(_means(one, hook) for one in as_list(hooks)))
 
 
 def _means(one: str | type[Hook] | Hook, hook: Hook) -> bool:
@@ -227,9 +225,9 @@ def _means(one: str | type[Hook] | Hook, hook: Hook) -> bool:
     return hook is one or one in (hook.name, hook.hook_name) or (isinstance(one, type) and isinstance(hook, one))
 
 
-def _check_present(model: keras.Model, hooks: Any) -> None:
-    """Raise unless each of `hooks` is on the model."""
-    found = [hook for _, hook in find_hooks(model)]
-    for one in [] if hooks is None else _listed(hooks):
+def _check_present(model: keras.Model, placed: Sequence[Place], hooks: Any) -> None:
+    """Raise unless each of `hooks` is on the model, whose places are given."""
+    found = [hook for place in placed for hook in place.hooks]
+    for one in as_list(hooks):
         if not any(_means(one, hook) for hook in found):
             raise AbsentHookError(model.name, one, sorted({hook.name for hook in found}))

@@ -11,10 +11,10 @@ import keras
 
 from kwrap import _keras
 from kwrap._follow import follow
-from kwrap._hook import Hook, Rule, Where
+from kwrap._hook import Hook, Rule, Where, copies_of
 from kwrap._plugins import plugins
 from kwrap._registry import registered, use
-from kwrap._selection import Place, Skipped, places, select
+from kwrap._selection import Place, Skipped, as_list, places, select
 from kwrap._surgery import holders_of, replace_layers
 from kwrap._weights import targets_of
 from kwrap._wrapper import Wrapper, check_hooks, check_registered
@@ -234,9 +234,7 @@ def check_model(model: object) -> None:
 
 def as_rules(function: str, hooks: HooksLike | None, where: Where | None, exclude: Where | None) -> list[Rule]:
     """Return the rules that `hooks` stand for; a rule's own `where` and `exclude` win over the arguments."""
-    given = (
-        list(hooks) if isinstance(hooks, Sequence) and not isinstance(hooks, str) else [] if hooks is None else [hooks]
-    )
+    given = as_list(hooks)
     if not given:
         raise NoHooksError(function, [hook.name for hook in registered()])
     rules = [_as_rule(function, hook, where, exclude) for hook in given]
@@ -295,7 +293,7 @@ def _check_current(model: keras.Model, entries: Sequence[Entry]) -> None:
 
 def _prepare(entry: Entry) -> Wrapper:
     """Return a Wrapper with copies of the entry's hooks, built, filled and checked; the model does not know it yet."""
-    copies = [type(hook).from_config(hook.get_config()) for hook in entry.hooks]
+    copies = copies_of(entry.hooks)
     wrapper = Wrapper(entry.layer, [*entry.place.hooks, *copies], path=entry.path)
     wrapper.initialize_hooks()
     if any(hook.overrides("call") for hook in copies):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import keras
 
@@ -11,7 +12,7 @@ from kwrap._hook import Hook, Rule, Where
 from kwrap._wrapper import Wrapper
 from kwrap.errors import LayerTypeError, RuleError, listed, nearest
 
-__all__ = ["Place", "Skipped", "is_meant", "matches", "places", "select"]
+__all__ = ["Place", "Skipped", "as_list", "is_meant", "matches", "places", "select"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +94,7 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
     """
     for argument, where in (("where", rule.where), ("exclude", rule.exclude)):
-        for part in _parts(where):
+        for part in as_list(where):
             if not any(matches(part, place) for place in all_places):
                 problem = f"{argument}={part!r} matches no layer of the model"
                 raise RuleError(str(rule), problem, _near(part, all_places))
@@ -117,10 +118,11 @@ def is_meant(rule: Rule, place: Place) -> bool:
     return (rule.where is None or matches(rule.where, place)) and _why_not(rule, place) is None
 
 
-def _parts(where: Where | None) -> Sequence[Where]:
-    if where is None:
-        return ()
-    return where if isinstance(where, Sequence) and not isinstance(where, str) else (where,)
+def as_list(given: Any) -> list[Any]:
+    """Return what was given alone, or in a list, or not at all (None), as a list."""
+    if given is None:
+        return []
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
 def matches(where: Where, place: Place) -> bool:
