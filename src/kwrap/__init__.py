@@ -1,9 +1,10 @@
 """kwrap: change what chosen layers of a Keras model do, and take the change off again."""
 
+import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, there from the start
 from kwrap import errors, hookspecs
 from kwrap._hook import Hook, Rule
 from kwrap._kernel import Kernel, kernel
-from kwrap._model import bypass, clone_function, clone_model, find_hooks, plan, unwrap_model, wrap_model
+from kwrap._model import bypass, clone_function, clone_model, collect, find_hooks, plan, unwrap_model, wrap_model
 from kwrap._plan import Plan, Problem
 from kwrap._plugins import plugins
 from kwrap._registry import hook, registered, use
@@ -22,6 +23,7 @@ __all__ = [
     "bypass",
     "clone_function",
     "clone_model",
+    "collect",
     "errors",
     "find_hooks",
     "hook",

@@ -7,6 +7,8 @@ import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook, copies_of
+from kwrap._saving import Hooked, hooks_in, put_hooks, without_hooks
+from kwrap._selection import places
 from kwrap._wrapper import Wrapper
 from kwrap.errors import CloneError, KwrapError
 
@@ -20,6 +22,7 @@ def copy_model(model: keras.Model) -> keras.Model:
         CloneError: Keras cannot rebuild a model of this class.
     """
     copy = _rebuild(model, {})
+    _check_alike(model, copy)
     pairs = [(model, copy), *zip(_keras.all_sublayers(model), _keras.all_sublayers(copy), strict=True)]
     for source, target in zip(_keras.flattened(model), _keras.flattened(copy), strict=True):
         target.trainable = source.trainable and not _keras.is_lifted(source)
@@ -39,29 +42,58 @@ def copy_model(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _rebuild(model: keras.Model, known: dict[int, keras.Layer]) -> keras.Model:
-    """Return a model of the same class and structure with fresh layers; `known`: those that were rebuilt already."""
+def _rebuild(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
+    """Return a layer of the same class, structure and hooks with fresh layers in it.
 
-    def clone(layer: keras.Layer) -> keras.Layer:
-        if id(layer) not in known:
-            known[id(layer)] = _rebuild(layer, known) if isinstance(layer, keras.Model) else _from_config(layer)
-        return known[id(layer)]
+    `known` are those that were rebuilt already: the layers that graphs share.
+    """
 
-    if _keras.is_plain_graph(model):
-        # Keras compiles the copy from a serialized config: a local loss raises, iterations start anew.
-        with _keras.uncompiled(model):
-            return keras.models.clone_model(model, clone_function=clone)
-    copy = _from_config(model)
-    if model.built and not copy.built:
-        copy.build_from_config(model.get_build_config())
-    return copy
+    def clone(inner: keras.Layer) -> keras.Layer:
+        if id(inner) not in known:
+            known[id(inner)] = _rebuild(inner, known)
+        return known[id(inner)]
 
-
-def _from_config(layer: keras.Layer) -> keras.Layer:
+    if isinstance(layer, Hooked):
+        return _rebuild_hooked(layer, known)
     if isinstance(layer, Wrapper):
         # The very classes of its hooks, whatever their names mean by now.
         hooks = copies_of(layer.hooks)
-        return Wrapper.loading(_from_config(layer.layer), hooks, name=layer.name, path=layer.place)
+        return Wrapper.loading(_rebuild(layer.layer, known), hooks, name=layer.name, path=layer.place)
+    if _keras.is_plain_graph(layer):
+        # Keras compiles the copy from a serialized config: a local loss raises, iterations start anew.
+        with _keras.uncompiled(layer):
+            return keras.models.clone_model(layer, clone_function=clone)
+    copy = _from_config(layer)
+    if isinstance(layer, keras.Model) and layer.built and not copy.built:
+        copy.build_from_config(layer.get_build_config())
+    return copy
+
+
+def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
+    hooks = {position: (path, copies_of(own)) for position, (path, own) in hooks_in(layer).items()}
+    count = len(places(layer))
+    with without_hooks(layer):
+        copy = _rebuild(layer, known)
+        if len(places(copy)) != count and not copy.built:  # it makes the layers in it when it is built
+            copy.build_from_config(layer.get_build_config())
+        _check_alike(layer, copy)
+    put_hooks(copy, count, hooks)
+    return copy
+
+
+def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
+    """Raise unless the copy holds as many layers, of the same classes."""
+    classes = [[type(inner) for inner in _keras.flattened(one)] for one in (layer, copy)]
+    if classes[0] != classes[1]:
+        held, rebuilt = (len(found) - 1 for found in classes)
+        raise CloneError(
+            layer.name,
+            type(layer).__qualname__,
+            f"comes back from its config with other layers in it ({rebuilt}, where it holds {held})",
+        )
+
+
+def _from_config(layer: keras.Layer) -> keras.Layer:
     try:
         return type(layer).from_config(layer.get_config())
     except KwrapError:

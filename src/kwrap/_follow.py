@@ -7,52 +7,47 @@ import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook
+from kwrap._saving import follow_classes
 from kwrap._wrapper import Wrapper
 
 __all__ = ["follow", "forget_traces"]
 
 
-def follow(model: keras.Model, changed: Iterable[keras.Layer], undo: ExitStack) -> None:
-    """Make `model` and the models in it see that its layers or its trainable variables have changed.
+def follow(above: Iterable[keras.Layer], undo: ExitStack) -> None:
+    """Make all that stands `above` changed layers see that these, or their trainable variables, have changed.
 
-    Functions are traced anew, also those of other models that hold one of the `changed` layers. Where the set of
-    trainable variables changed, the optimizer is replaced by one of the same config, with the iterations and the slots
-    of the variables that stayed.
+    Functions are traced anew. Where the set of trainable variables changed, the optimizer is replaced by one of the
+    same config, with the iterations and the slots of the variables that stayed.
     """
-    _lift_frozen(model, undo)
-    for part in _models_in(model):
-        undo.callback(_keras.trainable_state_restorer(part))
-        _keras.refresh_trainable_state(part)
-        optimizer = getattr(part, "optimizer", None)
-        if optimizer is not None and optimizer.built and not _fits(optimizer, part):
-            undo.callback(_keras.set_optimizer, part, optimizer)
-            _keras.set_optimizer(part, _rebuilt(optimizer, part))
-    changed = tuple(changed)
-    undo.callback(forget_traces, changed)
-    forget_traces(changed)
+    above = tuple(above)
+    undo.callback(follow_classes, above)
+    follow_classes(above)
+    _lift_frozen(above, undo)
+    for model in (layer for layer in above if isinstance(layer, keras.Model)):
+        undo.callback(_keras.trainable_state_restorer(model))
+        _keras.refresh_trainable_state(model)
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and optimizer.built and not _fits(optimizer, model):
+            undo.callback(_keras.set_optimizer, model, optimizer)
+            _keras.set_optimizer(model, _rebuilt(optimizer, model))
+    undo.callback(forget_traces, above)
+    forget_traces(above)
 
 
-def forget_traces(changed: Iterable[keras.Layer]) -> None:
-    """Make every model that holds one of the `changed` layers trace `fit`, `evaluate` and `predict` anew."""
-    ids = {id(layer) for layer in changed}
-    for model in _keras.living_layers():
-        traced = isinstance(model, keras.Model) and _keras.has_traces(model)
-        if traced and any(id(layer) in ids for layer in _keras.all_sublayers(model)):
-            _keras.forget_traces(model)
+def forget_traces(above: Iterable[keras.Layer]) -> None:
+    """Make the models among layers trace `fit`, `evaluate` and `predict` anew."""
+    for layer in above:
+        if isinstance(layer, keras.Model) and _keras.has_traces(layer):
+            _keras.forget_traces(layer)
 
 
-def _models_in(model: keras.Model) -> list[keras.Model]:
-    nested = [layer for layer in _keras.all_sublayers(model) if isinstance(layer, keras.Model)]
-    return list({id(part): part for part in (model, *nested)}.values())
-
-
-def _lift_frozen(model: keras.Model, undo: ExitStack) -> None:
+def _lift_frozen(above: Iterable[keras.Layer], undo: ExitStack) -> None:
     """Let variables of hooks train below a frozen model, without touching a variable; lower it when they are gone.
 
     A model that was set trainable since, which sets all that it holds, stays so.
     """
-    for part in {id(part): part for part in (model, *_keras.all_sublayers(model))}.values():
-        if isinstance(part, Wrapper) or (part.trainable and not _keras.is_lifted(part)):
+    for part in above:
+        if part.trainable and not _keras.is_lifted(part):
             continue
         inner = _keras.all_sublayers(part)
         beneath = sum(layer.trainable for layer in inner if _is_plain(layer))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, final
 import keras
 
 from kwrap import _keras
+from kwrap._collecting import emit
 from kwrap._options import bind_options, copied, own_options, revived, stored
 from kwrap._targets import WeightTarget, weight_targets
 from kwrap.errors import (
@@ -195,6 +196,13 @@ class Hook(keras.layers.Layer):
             raise LookupError(
                 f"hook {self.name!r} has no state {name!r} for target {target.name!r}: {listed(known)}"
             ) from None
+
+    def emit(self, name: str, value: Any) -> None:
+        """Give `value`, a tensor or nested tensors, to whoever collects `name` of the model: see `kwrap.collect`.
+
+        For `call` and `parametrize`. Without a collector it costs nothing.
+        """
+        emit(self, name, value)
 
     @property
     def path(self) -> str | None:

@@ -16,8 +16,12 @@ from keras.src.backend.common.global_state import get_global_attribute, set_glob
 from keras.src.backend.common.keras_tensor import any_symbolic_tensors
 from keras.src.backend.common.remat import RematMode
 from keras.src.backend.common.stateless_scope import get_stateless_scope
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras.src.backend.common.variables import initialize_all_variables
 from keras.src.layers.layer import CallSpec
+
+# The only cell of Keras that is not public.
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import KerasHistory
@@ -32,6 +36,7 @@ from tensorflow.python.trackable.data_structures import _TupleWrapper as TuplePr
 
 __all__ = [
     "AutocastScope",
+    "ConvLSTMCell",
     "DictProxy",
     "Functional",
     "ListWrapper",
@@ -41,6 +46,7 @@ __all__ = [
     "functional_like_constructor",
     "get_keras_mask",
     "get_stateless_scope",
+    "in_symbolic_scope",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -137,6 +143,11 @@ def outside_graphs() -> AbstractContextManager[None]:
     return scope
 
 
+def current_graph() -> Any:
+    """Return the graph that is being traced; None outside of any."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+
+
 def unconverted(function: _Function) -> _Function:
     """Keep AutoGraph, of a user's own `tf.function`, out of what runs outside graphs."""
     plain: _Function = tf.autograph.experimental.do_not_convert(function)
@@ -204,10 +215,13 @@ def quantization(layer: keras.Layer) -> tuple[Any, bool]:
 
 
 def sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    """Return the layers that `layer` holds itself, metrics left out; Keras has a public list for models only."""
-    if isinstance(layer, keras.Model):
-        return list(layer.layers)
-    return [held for held in layer._layers if not isinstance(held, keras.metrics.Metric)]
+    """Return the layers that `layer` holds itself, those of a graph first; Keras has a public list for models only.
+
+    That of a Functional model lacks what a subclass holds beside its graph.
+    """
+    graph = layer.layers if isinstance(layer, keras.Model) else ()
+    beside = () if isinstance(layer, keras.Sequential) else layer._layers
+    return list({id(held): held for held in (*graph, *beside) if not isinstance(held, keras.Metric)}.values())
 
 
 def living_layers() -> list[keras.Layer]:
@@ -222,14 +236,25 @@ def held_by(layer: keras.Layer) -> list[keras.Layer]:
 
 
 def has_own_weights(layer: keras.Layer) -> bool:
-    """Tell whether `layer` has weights besides those of the layers that it holds."""
-    return bool(layer._trainable_variables or layer._non_trainable_variables)
+    """Tell whether `layer` has weights besides those of the layers that it holds; an RNN's cell is part of it."""
+    return bool(own_weights(layer))
 
 
 def own_weights(layer: keras.Layer) -> list[keras.Variable]:
-    """Return the weights of `layer` itself, and not those of the layers that it holds; an RNN's are its cell's."""
-    owner = layer.cell if isinstance(layer, keras.layers.RNN) else layer
-    return [*owner._trainable_variables, *owner._non_trainable_variables]
+    """Return the weights of `layer` itself, and not those of the layers that it holds; an RNN's cell is part of it."""
+    if isinstance(layer, keras.layers.RNN):
+        parts = [layer, *all_sublayers(layer)]
+        return list({id(weight): weight for part in parts for weight in _tracked_weights(part)}.values())
+    own = _tracked_weights(layer)
+    if not own:
+        return own
+    # SpectralNormalization has the kernel of its inner layer as an attribute, and so tracks it, too.
+    held = {id(weight) for inner in all_sublayers(layer) for weight in _tracked_weights(inner)}
+    return [weight for weight in own if id(weight) not in held]
+
+
+def _tracked_weights(layer: keras.Layer) -> list[keras.Variable]:
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
 def flattened(layer: keras.Layer) -> list[keras.Layer]:
@@ -239,7 +264,16 @@ def flattened(layer: keras.Layer) -> list[keras.Layer]:
 
 def all_sublayers(layer: keras.Layer) -> list[keras.Layer]:
     """Return the layers that `layer` holds at any depth, parents first; a shared one once for each holder."""
-    return [inner for held in sublayers(layer) for inner in (held, *all_sublayers(held))]
+    return list(_descend(layer, set()))
+
+
+def _descend(layer: keras.Layer, entered: set[int]) -> Iterator[keras.Layer]:
+    entered.add(id(layer))
+    for held in sublayers(layer):
+        yield held
+        # What a shared layer holds comes once; a layer may hold one that holds it.
+        if id(held) not in entered:
+            yield from _descend(held, entered)
 
 
 @contextmanager
@@ -343,11 +377,11 @@ def graph_of(model: keras.Model) -> Functional | None:
     return model if isinstance(model, Functional) else None
 
 
-def is_plain_graph(model: keras.Model) -> bool:
-    """Tell whether a Sequential or Functional model is rebuilt from its graph, not by a config of its class' own."""
-    if type(model) is keras.Sequential:
+def is_plain_graph(layer: keras.Layer) -> bool:
+    """Tell whether a layer is a model that is rebuilt from its graph, not by a config of its class' own."""
+    if type(layer) is keras.Sequential:
         return True
-    return isinstance(model, Functional) and functional_like_constructor(type(model))
+    return isinstance(layer, Functional) and functional_like_constructor(type(layer))
 
 
 def output_spec(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -9,16 +9,17 @@ import keras
 
 from kwrap import _keras
 from kwrap._cloning import copy_model
+from kwrap._collecting import Collector, collecting
 from kwrap._follow import follow, forget_traces
 from kwrap._hook import Hook, Where, copies_of
 from kwrap._plan import HooksLike, Plan, as_rules, check_model, current_plan, make_plan
 from kwrap._registry import registered
 from kwrap._selection import Place, as_list, is_meant, places
-from kwrap._surgery import holders_of, replace_layers
+from kwrap._surgery import Holders, replace_layers
 from kwrap._wrapper import Wrapper
-from kwrap.errors import AbsentHookError, NoHooksError
+from kwrap.errors import AbsentHookError, NoHooksError, WrapperStateError
 
-__all__ = ["bypass", "clone_function", "clone_model", "find_hooks", "plan", "unwrap_model", "wrap_model"]
+__all__ = ["bypass", "clone_function", "clone_model", "collect", "find_hooks", "plan", "unwrap_model", "wrap_model"]
 
 # Which of a model's hooks: a name, a class, an instance that is on it, or several.
 Chosen = str | type[Hook] | Hook | Sequence[str | type[Hook] | Hook]
@@ -117,7 +118,11 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
         removal.wrapper.finish_loading()
     values = [value for removal in removals if merge for value in removal.merged()]
     emptied = [removal for removal in removals if not removal.stay]
-    holders = holders_of(removal.wrapper for removal in emptied)
+    alive = Holders()
+    holders, above = (
+        alive.of(removal.wrapper for removal in emptied),
+        alive.above(removal.wrapper for removal in removals),
+    )
     with ExitStack() as undo:
         for removal in removals:
             undo.callback(removal.wrapper.engage)
@@ -130,7 +135,7 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
             removal.settle()
         undo.callback(replace_layers, holders, [(removal.place.layer, removal.wrapper) for removal in emptied])
         replace_layers(holders, [(removal.wrapper, removal.place.layer) for removal in emptied])
-        follow(model, (removal.place.layer for removal in removals), undo)
+        follow(above, undo)
         undo.pop_all()
     return model
 
@@ -172,15 +177,55 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     _check_present(model, placed, hooks)
     chosen = [(place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
     before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
+    above = Holders().above(wrapper for wrapper, _ in chosen)
     try:
         for wrapper, off in chosen:
             wrapper.bypass((*wrapper.bypassed, *off))
-        forget_traces(wrapper for wrapper, _ in chosen)
+        forget_traces(above)
         yield model
     finally:
         for wrapper, bypassed in before:
             wrapper.bypass(bypassed)
-        forget_traces(wrapper for wrapper, _ in chosen)
+        forget_traces(above)
+
+
+@contextmanager
+def collect(model: keras.Model, name: str) -> Iterator[dict[str, list[Any]]]:
+    """Inside the context, gather what the hooks of `model` emit under `name` (`Hook.emit`) whenever they are called.
+
+    Yields a dict that fills meanwhile: the path of the hook's layer to a list of values, one a call, in their order.
+
+    Opened inside a compiled function, such as one's own `train_step`, the values are tensors of that function, for a
+    loss or a metric. Opened outside, `fit`, `evaluate` and `predict` run eagerly inside the context, for values cannot
+    leave a compiled function.
+
+    Raises:
+        WrapperStateError: the model runs on several replicas, and this is outside of its step; or, in a call, a value
+            is inside a compiled function of one's own.
+    """
+    check_model(model)
+    placed = [place for place in places(model) if place.wrapper]
+    paths = {id(hook): place.path for place in placed for hook in place.hooks}
+    collector = Collector(name, paths, _keras.current_graph())
+    with ExitStack() as after:
+        if collector.graph is None:
+            _run_eagerly(Holders().above(place.held for place in placed), after)
+        after.enter_context(collecting(collector))
+        yield collector.values
+
+
+def _run_eagerly(above: Sequence[keras.Layer], after: ExitStack) -> None:
+    """Let the models among layers run nothing that was compiled, until `after` closes."""
+    after.callback(forget_traces, above)
+    for model in (layer for layer in above if isinstance(layer, keras.Model)):
+        if model.distribute_strategy.num_replicas_in_sync > 1:
+            raise WrapperStateError(
+                f"model {model.name!r} runs on {model.distribute_strategy.num_replicas_in_sync} replicas, each with "
+                "values of its own: open kwrap.collect inside its train_step, test_step or predict_step"
+            )
+        after.callback(setattr, model, "run_eagerly", model.run_eagerly)
+        model.run_eagerly = True
+    forget_traces(above)
 
 
 def find_hooks(model: keras.Model, hook: str | type[Hook] | None = None) -> list[tuple[str, Hook]]:

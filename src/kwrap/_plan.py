@@ -15,7 +15,7 @@ from kwrap._hook import Hook, Rule, Where, copies_of
 from kwrap._plugins import plugins
 from kwrap._registry import registered, use
 from kwrap._selection import Place, Skipped, as_list, places, select
-from kwrap._surgery import holders_of, replace_layers
+from kwrap._surgery import Holders, replace_layers
 from kwrap._weights import targets_of
 from kwrap._wrapper import Wrapper, check_hooks, check_registered
 from kwrap.errors import (
@@ -23,7 +23,6 @@ from kwrap.errors import (
     ModelTypeError,
     NoHooksError,
     PlanError,
-    UnsupportedModelError,
     WrapperStateError,
 )
 
@@ -34,6 +33,9 @@ __all__ = ["Entry", "HooksLike", "Plan", "Problem", "as_rules", "check_model", "
 
 HookLike: TypeAlias = str | type[Hook] | Hook | Rule
 HooksLike: TypeAlias = HookLike | Sequence[HookLike]
+
+
+_COLUMNS = ("layer", "type", "weights", "hooks")
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class Entry:
         """Return the entry as JSON values."""
         return {
             "path": self.path,
+            "also": list(self.place.also),
             "layer": type(self.layer).__name__,
             "weights": {name: list(shape) for name, shape in self.weights.items()},
             "hooks": [
@@ -92,13 +95,16 @@ class Entry:
 class Plan:
     """Which hooks go on which layers of `model`, in which order, and what was left out and why.
 
-    Shown as a table by `print`, by rich and in a notebook; `as_dict` and `to_json` give it as data.
+    Shown as a tree of layers by `print`, by rich and in a notebook; `rows`, `as_dict` and `to_json` give it as data.
     """
 
-    def __init__(self, model: keras.Model, entries: Sequence[Entry], skipped: Sequence[Skipped]) -> None:
+    def __init__(
+        self, model: keras.Model, entries: Sequence[Entry], skipped: Sequence[Skipped], all_places: Iterable[Place]
+    ) -> None:
         self.model = model
         self.entries = tuple(entries)
         self.skipped = tuple(skipped)
+        self._holders = {place.path: type(place.layer).__name__ for place in all_places}
 
     def apply(self) -> keras.Model:
         """Put the hooks on the model, in place; return the model.
@@ -118,14 +124,15 @@ class Plan:
             for entry, wrapper in zip(added, wrappers, strict=True)
             if entry.place.wrapper is None
         ]
-        holders = holders_of(layer for layer, _ in pairs)
+        alive = Holders()
+        holders, above = alive.of(layer for layer, _ in pairs), alive.above(entry.layer for entry in added)
         with ExitStack() as undo:
             undo.callback(_values_restorer(wrappers))
             undo.callback(replace_layers, holders, [(new, old) for old, new in pairs])
             replace_layers(holders, pairs)
             for entry, wrapper in zip(added, wrappers, strict=True):
                 _engage(entry, wrapper, undo)
-            follow(self.model, (entry.layer for entry in added), undo)
+            follow(above, undo)
             undo.pop_all()
         return self.model
 
@@ -142,7 +149,7 @@ class Plan:
         return json.dumps(self.as_dict(), indent=indent)
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """Return (path, layer, weights, hooks) of each entry as text; hooks that the plan adds are marked with +."""
+        """Return (path, type, weights, hooks) of each entry as text; hooks that the plan adds are marked with +."""
         rows = []
         for entry in self.entries:
             weights = ", ".join(f"{name} {shape}" for name, shape in entry.weights.items())
@@ -150,29 +157,55 @@ class Plan:
             rows.append((entry.path, type(entry.layer).__name__, weights, hooks))
         return rows
 
+    def _tree(self) -> list[tuple[int, str, str, str, str]]:
+        """Return (depth, name, layer, weights, hooks) of each entry and of what holds it, parents first."""
+        tree: list[tuple[int, str, str, str, str]] = []
+        shown: set[str] = set()
+        for entry, (path, kind, weights, hooks) in zip(self.entries, self.rows(), strict=True):
+            *above, name = path.split("/")
+            for depth, holder in enumerate(above):
+                holder_path = "/".join(above[: depth + 1])
+                if holder_path not in shown:
+                    shown.add(holder_path)
+                    tree.append((depth, holder, self._holders[holder_path], "", ""))
+            shown.add(path)
+            also = f" = {', '.join(entry.place.also)}" if entry.place.also else ""
+            tree.append((len(above), name + also, kind, weights, hooks))
+        return tree
+
+    def _left_out(self) -> list[str]:
+        """Return a line for each reason to skip layers."""
+        paths: dict[tuple[str, str], list[str]] = {}
+        for item in self.skipped:
+            paths.setdefault((item.reason, item.hook), []).append(item.path)
+        return [f"skipped {', '.join(those)}: {reason} ({hook})" for (reason, hook), those in paths.items()]
+
     def __repr__(self) -> str:
-        rows = [("path", "layer", "weights", "hooks"), *self.rows()]
+        rows = [_COLUMNS, *(("  " * depth + name, *cells) for depth, name, *cells in self._tree())]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"plan for {self.model.name!r}", *lines, *map(str, self.skipped)])
+        return "\n".join([f"plan for {self.model.name!r}", *lines, *self._left_out()])
 
     def __rich__(self) -> "Table":
         from rich.table import Table
         from rich.text import Text
 
-        table = Table("path", "layer", "weights", "hooks", title=Text(f"plan for {self.model.name}"))
-        for row in self.rows():
-            table.add_row(*(Text(cell) for cell in row))  # a name may look like markup
+        table = Table(*_COLUMNS, title=Text(f"plan for {self.model.name}"))
+        for depth, name, *cells in self._tree():
+            table.add_row(Text("  " * depth + name), *(Text(cell) for cell in cells))  # a name may look like markup
         if self.skipped:
-            table.caption = Text("\n".join(map(str, self.skipped)))
+            table.caption = Text("\n".join(self._left_out()))
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in ("path", "layer", "weights", "hooks"))
+        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows()
+            f'<tr><td style="text-align: left; padding-left: {depth + 1}em">{html.escape(name)}</td>'
+            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+            + "</tr>"
+            for depth, name, *cells in self._tree()
         )
-        skipped = "".join(f"<li>{html.escape(str(item))}</li>" for item in self.skipped)
+        skipped = "".join(f"<li>{html.escape(line)}</li>" for line in self._left_out())
         return f"<table><tr>{head}</tr>{body}</table>" + (f"<ul>{skipped}</ul>" if skipped else "")
 
 
@@ -201,7 +234,7 @@ def make_plan(
     entries = [Entry(place, tuple(chosen[id(place.layer)][1])) for place in all_places if id(place.layer) in chosen]
     for entry in entries:
         _check_entry(entry)
-    plan = Plan(model, entries, skipped)
+    plan = Plan(model, entries, skipped, all_places)
     problems = [
         replace(problem, plugin=problem.plugin or plugin)
         for plugin, answer in plugins.answers("kwrap_check_plan", model=model, plan=plan)
@@ -215,7 +248,8 @@ def make_plan(
 def current_plan(model: keras.Model) -> Plan:
     """Return what is on `model` now."""
     check_model(model)
-    return Plan(model, [Entry(place, ()) for place in places(model) if place.hooks], [])
+    all_places = places(model)
+    return Plan(model, [Entry(place, ()) for place in all_places if place.hooks], [], all_places)
 
 
 def check_model(model: object) -> None:
@@ -261,14 +295,6 @@ def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | No
 
 def _check_entry(entry: Entry) -> None:
     layer, path = entry.layer, entry.path
-    for holder in entry.place.holders:
-        if not (isinstance(holder, keras.Sequential) or _keras.is_plain_graph(holder)):
-            kind = "a subclassed model" if isinstance(holder, keras.Model) else "a composite layer"
-            raise UnsupportedModelError(
-                f"{path!r} is held by {holder.name!r}, {kind} ({type(holder).__name__}): hooks go on the layers of "
-                "Sequential and Functional models, and of those nested in them. Leave it out with exclude=..., or name "
-                "other layers with where=..."
-            )
     if not layer.built:
         raise WrapperStateError(_not_built(f"layer {path!r}"))
     check_hooks(layer, entry.all_hooks, path)

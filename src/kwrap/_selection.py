@@ -1,7 +1,7 @@
 """Selection: the layers of a model, their paths, and which of them a rule means."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,17 +9,23 @@ import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook, Rule, Where
+from kwrap._surgery import fixed_layers
 from kwrap._wrapper import Wrapper
-from kwrap.errors import LayerTypeError, RuleError, listed, nearest
+from kwrap.errors import FixedLayerError, LayerTypeError, RuleError, listed, nearest
 
 __all__ = ["Place", "Skipped", "as_list", "is_meant", "matches", "places", "select"]
+
+
+# A layer that is held in many places, as in a chain of layers that each hold the one before, is told by its first ones.
+_MOST_PATHS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
     """A layer's place in a model: names joined by "/", the model's own left out.
 
-    Where a path would stand twice, the second layer's ends in "#2". A layer reached by two ways has the first one's.
+    Where a path would stand twice, the second layer's ends in "#2"; what it holds lies below that. A layer reached by
+    several ways has one place: `also` are the paths besides the first.
     """
 
     path: str
@@ -27,11 +33,17 @@ class Place:
     wrapper: Wrapper | None
     holders: tuple[keras.Layer, ...]
     hooks: tuple[Hook, ...] = ()
+    also: tuple[str, ...] = ()
 
     @property
     def held(self) -> keras.Layer:
         """What stands in the model: the Wrapper, or the layer itself."""
         return self.layer if self.wrapper is None else self.wrapper
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All paths, the first one first."""
+        return (self.path, *self.also)
 
 
 @dataclass(frozen=True)
@@ -42,39 +54,33 @@ class Skipped:
     hook: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"skipped {self.path}: {self.reason} ({self.hook})"
-
 
 def places(model: keras.Layer, *, recursive: bool = True) -> list[Place]:
     """Return the places of a model's layers, parents before what they hold; no input layers, no RNN cells."""
     found: dict[int, Place] = {}
-    taken: set[str] = set()
-    for path, held, holder in _walk(model, "", recursive, set()):
-        known = found.get(id(held))
-        if known is not None:
-            found[id(held)] = replace(known, holders=(*known.holders, holder))
-            continue
-        wrapper = held if isinstance(held, Wrapper) else None
-        unique = _unique(path, taken)
-        hooks = tuple(wrapper.hooks) if wrapper else ()
-        found[id(held)] = Place(unique, wrapper.layer if wrapper else held, wrapper, (holder,), hooks)
+    _gather(model, "", recursive, found, set(), frozenset())
     return list(found.values())
 
 
-def _walk(
-    holder: keras.Layer, prefix: str, recursive: bool, entered: set[int]
-) -> Iterator[tuple[str, keras.Layer, keras.Layer]]:
-    entered.add(id(holder))
+def _gather(
+    holder: keras.Layer, prefix: str, recursive: bool, found: dict[int, Place], taken: set[str], above: frozenset[int]
+) -> None:
+    above |= {id(holder)}
     for held in _keras.sublayers(holder):
-        if isinstance(held, keras.layers.InputLayer | Hook):
+        known = found.get(id(held))
+        if isinstance(held, keras.layers.InputLayer | Hook) or (known and len(known.also) == _MOST_PATHS - 1):
             continue
-        path = f"{prefix}{held.name}"
-        yield path, held, holder
-        layer = held.layer if isinstance(held, Wrapper) else held
+        path = _unique(f"{prefix}{held.name}", taken)
+        wrapper = held if isinstance(held, Wrapper) else None
+        layer = wrapper.layer if wrapper else held
+        if known is None:
+            found[id(held)] = Place(path, layer, wrapper, (holder,), tuple(wrapper.hooks) if wrapper else ())
+        else:
+            holders = known.holders if holder in known.holders else (*known.holders, holder)
+            found[id(held)] = replace(known, holders=holders, also=(*known.also, path))
         # A recurrent layer's cell is part of it: its weights are the layer's targets.
-        if recursive and id(layer) not in entered and not isinstance(layer, keras.layers.RNN):
-            yield from _walk(layer, f"{path}/", recursive, entered)
+        if recursive and id(layer) not in above and not isinstance(layer, keras.layers.RNN):
+            _gather(layer, f"{path}/", recursive, found, taken, above)
 
 
 def _unique(path: str, taken: set[str]) -> str:
@@ -92,6 +98,7 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     Raises:
         RuleError: it means none, or a part of it none, as a misspelt name in a list; with the nearest paths.
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
+        FixedLayerError: it has a `where`, and means a layer that is held where no Wrapper can be put in its place.
     """
     for argument, where in (("where", rule.where), ("exclude", rule.exclude)):
         for part in as_list(where):
@@ -108,9 +115,30 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
             chosen.append(place)
         elif rule.where is not None or _keras.has_own_weights(place.layer):
             skipped.append(Skipped(place.path, rule.hook.name, reason))
+    chosen, fixed = _replaceable(rule, chosen)
+    skipped.extend(fixed)
     if not chosen:
         _raise_none_left(rule, looked_at, skipped)
     return chosen, skipped
+
+
+def _replaceable(rule: Rule, chosen: Sequence[Place]) -> tuple[list[Place], list[Skipped]]:
+    """Part places into those that can have a Wrapper and those that a rule without `where` has to leave out."""
+    holders = (holder for place in chosen if place.wrapper is None for holder in place.holders)
+    fixed = fixed_layers({id(holder): holder for holder in holders}.values())
+    replaceable, skipped = [], []
+    for place in chosen:
+        keys = ((id(holder), id(place.layer)) for holder in place.holders)
+        error = next((FixedLayerError(place.path, *fixed[key]) for key in keys if key in fixed), None)
+        if error is None:
+            replaceable.append(place)
+        elif rule.where is None:
+            skipped.append(
+                Skipped(place.path, rule.hook.name, f"held {error.how}, where nothing can be put in its place")
+            )
+        else:
+            raise error
+    return replaceable, skipped
 
 
 def is_meant(rule: Rule, place: Place) -> bool:
@@ -130,13 +158,13 @@ def matches(where: Where, place: Place) -> bool:
     if isinstance(where, type):
         return isinstance(place.layer, where)
     if isinstance(where, str):
-        return _pattern(where).fullmatch(place.path) is not None
+        return any(_pattern(where).fullmatch(path) for path in place.paths)
     if isinstance(where, re.Pattern):
-        return where.search(place.path) is not None
+        return any(where.search(path) for path in place.paths)
     if isinstance(where, Sequence):
         return any(matches(part, place) for part in where)
     if callable(where) and not isinstance(where, keras.Layer):
-        return bool(where(place.layer, place.path))
+        return any(where(place.layer, path) for path in place.paths)
     raise RuleError(
         f"where={where!r}",
         "is not a layer class, a pattern on the path, a compiled regex, a callable (layer, path) -> bool, or a list of "
@@ -157,7 +185,9 @@ def _why_not(rule: Rule, place: Place) -> str | None:
     if not isinstance(layer, hook.layer_type):
         return f"a {type(layer).__name__}; the hook is made for {', '.join(cls.__name__ for cls in hook.layer_type)}"
     if not hook.overrides("call") and (hook.overrides("parametrize") or hook.overrides("constrain")):
-        return None if hook.select_targets(layer, place.path) else "none of its own weights is a target of the hook"
+        if not layer.built and not _keras.sublayers(layer):
+            return None  # it has weights, of which nothing is known yet: the plan says to build it
+        return None if hook.select_targets(layer, place.path) else _why_no_target(layer)
     named = rule.where is not None or any(
         isinstance(layer, cls) for cls in hook.layer_type if cls is not keras.layers.Layer
     )
@@ -166,6 +196,12 @@ def _why_not(rule: Rule, place: Place) -> str | None:
         if named or not _keras.sublayers(layer) or isinstance(layer, keras.layers.RNN)
         else "holds layers; name it with where=... to put the hook on it"
     )
+
+
+def _why_no_target(layer: keras.Layer) -> str:
+    if not _keras.has_own_weights(layer):
+        return "has no weights of its own"
+    return "none of its own weights is a target of the hook"
 
 
 def _raise_none_left(rule: Rule, looked_at: Sequence[Place], skipped: Sequence[Skipped]) -> None:
@@ -179,5 +215,5 @@ def _raise_none_left(rule: Rule, looked_at: Sequence[Place], skipped: Sequence[S
 
 
 def _near(where: Where | None, all_places: Sequence[Place]) -> list[str]:
-    paths = [place.path for place in all_places]
+    paths = [path for place in all_places for path in place.paths]
     return (nearest(where, paths, 5) if isinstance(where, str) else []) or paths[:5]

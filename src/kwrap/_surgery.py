@@ -1,6 +1,10 @@
 """Surgery: putting one layer where another is held in a model. No layer is copied, no weight is touched."""
 
-from collections.abc import Iterable, Mapping
+import functools
+import gc
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +12,7 @@ import keras
 from kwrap import _keras
 from kwrap._wrapper import Wrapper
 
-__all__ = ["holders_of", "replace_layers"]
+__all__ = ["Holders", "fixed_layers", "replace_layers"]
 
 # (old, new) by the id of the old layer.
 Pairs = Mapping[int, tuple[keras.Layer, keras.Layer]]
@@ -16,17 +20,109 @@ Pairs = Mapping[int, tuple[keras.Layer, keras.Layer]]
 Seen = dict[int, tuple[Any, Any]]
 
 
-def holders_of(layers: Iterable[keras.Layer]) -> list[keras.Layer]:
-    """Return whatever holds one of `layers`: the model at hand, and any other that shares a layer or graph with it.
+class Holders:
+    """Who holds which layer, among all layers and models that are alive: nothing of Keras tells it.
 
-    A base model below a fine-tuned one and a feature extractor call the very same nodes.
+    A base model below a fine-tuned one and a feature extractor call the very same nodes. Taken once an operation, for
+    it looks at every object that lives.
     """
-    wanted = {id(layer) for layer in layers}
-    return [
-        holder
-        for holder in _keras.living_layers()
-        if not isinstance(holder, Wrapper) and any(id(held) in wanted for held in _keras.held_by(holder))
-    ]
+
+    def __init__(self) -> None:
+        self._holders: dict[int, list[keras.Layer]] = {}
+        for holder in _keras.living_layers():
+            for held in _keras.held_by(holder):
+                self._holders.setdefault(id(held), []).append(holder)
+
+    def of(self, layers: Iterable[keras.Layer]) -> list[keras.Layer]:
+        """Return whatever holds one of `layers` itself: models, composite layers, graphs; no Wrappers."""
+        found = (holder for layer in layers for holder in self._holders.get(id(layer), ()))
+        return list({id(holder): holder for holder in found if not isinstance(holder, Wrapper)}.values())
+
+    def above(self, layers: Iterable[keras.Layer]) -> list[keras.Layer]:
+        """Return whatever holds one of `layers` at any depth; no Wrappers."""
+        found: dict[int, keras.Layer] = {}
+        pending = list(layers)
+        while pending:
+            for holder in self._holders.get(id(pending.pop()), ()):
+                if id(holder) not in found:
+                    found[id(holder)] = holder
+                    pending.append(holder)
+        return [holder for holder in found.values() if not isinstance(holder, Wrapper)]
+
+
+def fixed_layers(holders: Iterable[keras.Layer]) -> dict[tuple[int, int], tuple[str, str, str]]:
+    """Return the layers that a holder keeps out of the reach of `replace_layers` as well, as in a closure.
+
+    It may call them from there. By the ids of holder and layer: the holder's name, its class, and how it keeps it.
+    """
+    return {
+        (id(holder), layer): (holder.name, type(holder).__name__, how)
+        for holder in holders
+        if not _keras.is_plain_graph(holder)
+        for layer, how in _kept_aside(holder).items()
+    }
+
+
+def _kept_aside(holder: keras.Layer) -> dict[int, str]:
+    """Return how `holder` keeps layers, by their ids, but in its attributes and the containers there."""
+    containers: dict[int, Any] = {}
+    own = [value for base in type(holder).__mro__ if _is_users(base) for value in vars(base).values()]
+    methods = [value for value in own if isinstance(value, types.FunctionType)]
+    found: dict[int, str] = {}
+    for start in (*_not_in_containers(vars(holder), containers), *methods):
+        is_function = isinstance(start, types.FunctionType)
+        how = f"in a closure of {start.__qualname__}" if is_function else f"in a {type(start).__name__}"
+        pending, seen = [start], dict(containers)
+        while pending:
+            value = pending.pop()
+            if id(value) in seen:
+                continue
+            seen[id(value)] = value
+            if issubclass(type(value), keras.Layer):
+                found.setdefault(id(value), how)
+            else:
+                pending.extend(_referenced(value))
+    return found
+
+
+def _not_in_containers(value: Any, containers: dict[int, Any]) -> Iterator[Any]:
+    """Yield what is no layer and no container that `replace_layers` looks into; `containers` are those it changes."""
+    if isinstance(value, list | dict | set):
+        if id(value) not in containers:
+            containers[id(value)] = value
+            for item in value.values() if isinstance(value, dict) else value:
+                yield from _not_in_containers(item, containers)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _not_in_containers(item, containers)
+    elif isinstance(value, _keras.TrackableReference):
+        yield from _not_in_containers(value.ref, containers)
+    elif not isinstance(value, keras.Layer):
+        yield value
+
+
+_TRANSPARENT = (
+    types.CellType,
+    types.MethodType,
+    types.SimpleNamespace,
+    functools.partial,
+    tuple,
+    list,
+    dict,
+    set,
+    frozenset,
+)
+
+
+def _referenced(value: Any) -> Sequence[Any]:
+    if isinstance(value, types.FunctionType):  # not its globals, by which everything is reached
+        return value.__closure__, value.__defaults__, value.__kwdefaults__
+    return gc.get_referents(value) if isinstance(value, _TRANSPARENT) or _is_users(type(value)) else ()
+
+
+def _is_users(cls: type) -> bool:
+    """Tell whether a class is of neither Python, TensorFlow nor Keras, whose objects hold no layers of a model's."""
+    return cls.__module__.partition(".")[0] not in {"kwrap", "keras", "tensorflow", "numpy", *sys.stdlib_module_names}
 
 
 def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:

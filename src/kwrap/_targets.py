@@ -1,18 +1,22 @@
 """Weight targets: which weights of a layer hooks may change, and how each is read as a matrix."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, TypeAlias, TypeVar, final
 
 import keras
 
 from kwrap import _keras
 from kwrap._plugins import plugins
-from kwrap.errors import TargetError
-from kwrap.hookspecs import hookimpl
+from kwrap.errors import KwrapError, TargetAnswerError, TargetDefinitionError, TargetError, listed
 
-__all__ = ["WeightTarget", "weight_targets"]
+__all__ = ["BUILTIN", "WeightTarget", "cell_parts", "how_to_teach", "weight_targets"]
+
+# The plugin that answers for Keras' own layers.
+BUILTIN: Final = "keras"
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,13 +25,14 @@ class WeightTarget:
 
     Attributes:
         name: the weight's name, unique among its layer's targets.
-        variable: the Keras variable, of floating dtype.
+        variable: the Keras variable, of floating dtype, one of the layer's own.
         input_axes: the axes of the variable that are summed over with the layer's input.
         output_axes: the axes that index the layer's output features.
         default: whether a hook takes it that does not name its targets. Kernels and embeddings are, biases and the
             weights of normalization layers are not.
 
-    Axes in neither tuple (such as those of a grouped or batched kernel) are kept with the outputs in the matrix.
+    An axis in neither tuple is one that input and output both have: the heads of a batched kernel, the channels of a
+    depthwise one. In the matrix it is kept with the outputs.
     """
 
     name: str
@@ -62,106 +67,254 @@ class WeightTarget:
         return [*self.input_axes, *others]
 
 
-def weight_targets(layer: keras.Layer) -> tuple[WeightTarget, ...]:
-    """Return the weight targets of a built `layer`: none if it owns no weight that anybody answers for.
+# --- who answers for a layer ---------------------------------------------------------------------------------------
 
-    Raises:
-        TargetError: two plugins answer differently.
+Targets: TypeAlias = tuple[WeightTarget, ...]
+Teacher = TypeVar("Teacher", bound=Callable[[Any], Sequence[WeightTarget]])
+
+
+@final
+class WeightTargets:
+    """Return a layer's weight targets when called; `register` teaches a layer of one's own.
+
+    Asked are, and the first that answers counts:
+
+    1. a method `get_weight_targets()` of the layer's class;
+    2. the function that is registered for the most derived class of those that the layer is an instance of;
+    3. the plugins' `kwrap_weight_targets`. What kwrap itself says for Keras' layers is the answer of the plugin
+       "keras"; for a subclass of a Keras layer it yields to another plugin's.
     """
-    answers = plugins.answers("kwrap_weight_targets", layer=layer)
+
+    def __init__(self) -> None:
+        self._registered: dict[type[keras.Layer], Callable[[Any], Sequence[WeightTarget]]] = {}
+
+    def __call__(self, layer: keras.Layer) -> Targets:
+        """Return the weight targets of a built `layer`: none if it owns no weight that anybody answers for.
+
+        Raises:
+            TargetAnswerError: an answer is not as it has to be, or whoever was asked raised.
+            TargetError: two plugins answer differently.
+            PluginAnswerError: a plugin raised.
+        """
+        return self.find(layer) or ()
+
+    def register(self, cls: type[keras.Layer], /) -> Callable[[Teacher], Teacher]:
+        """Return a decorator for the function that answers for layers of `cls` and its subclasses.
+
+        The function takes a built layer and returns its targets, the layer's own weights among them that hooks may
+        change. Registering a class again replaces its function; `unregister` takes it back.
+
+        Raises:
+            TargetDefinitionError: `cls` is no layer class that can be taught so, or what is decorated no function of a
+                layer.
+        """
+        _check_class(cls)
+
+        def register(function: Teacher) -> Teacher:
+            _check_function(cls, function)
+            self._registered[cls] = function
+            return function
+
+        return register
+
+    def unregister(self, cls: type[keras.Layer], /) -> None:
+        """Undo `register`.
+
+        Raises:
+            TargetError: nothing is registered for `cls` itself.
+        """
+        if cls not in self._registered:
+            known = listed(known.__name__ for known in self._registered)
+            raise TargetError(f"no function is registered for {cls!r}; there is one for: {known}.")
+        del self._registered[cls]
+
+    def is_taught(self, layer: keras.Layer) -> bool:
+        """Tell whether somebody answers for `layer`, be it with no targets; one without weights needs nobody."""
+        return self.find(layer) is not None or not _keras.own_weights(layer)
+
+    def find(self, layer: keras.Layer) -> Targets | None:
+        """Return what is answered for `layer`; `None`: nobody does, or there is nothing yet to answer for."""
+        if not layer.built and not _keras.own_weights(layer):
+            return None
+        cls = type(layer)
+        if (method := getattr(cls, _METHOD, None)) is not None:
+            return _asked(method, layer, "Mend the method")
+        plugins.load()  # One of them may register a function.
+        taught = next((base for base in cls.__mro__ if self._is_usable(base)), None)
+        if taught is not None:
+            way_out = f"Mend it, or take it back: kwrap.weight_targets.unregister({taught.__name__})"
+            return _asked(self._registered[taught], layer, way_out)
+        return _asked_of_plugins(layer)
+
+    def _is_usable(self, cls: type) -> bool:
+        """Tell whether there is a function for `cls` whose plugin, if it is one's, is not blocked."""
+        function = self._registered.get(cls)
+        if function is None:
+            return False
+        owner = plugins.owner(function.__module__)
+        return owner is None or owner.usable
+
+
+weight_targets: Final = WeightTargets()
+
+
+def how_to_teach(layer: keras.Layer) -> str:
+    """Return why `layer`, for which nobody answers, has no targets, and the way out; for the end of a sentence."""
+    parts = [part for _, part in cell_parts(layer)] if isinstance(layer, keras.layers.RNN) else []
+    untaught = next((part for part in parts if not weight_targets.is_taught(part)), layer)
+    name = type(untaught).__name__
+    whose = "its own weights" if untaught is layer else f"the weights of its {name}"
+    return (
+        f"nobody says which of {whose} hooks may change: {_REGISTER.format(name)}, or a method get_weight_targets() "
+        f"of {name}"
+    )
+
+
+def cell_parts(layer: keras.layers.RNN) -> Iterator[tuple[str, keras.Layer]]:
+    """Yield the cell of a recurrent layer, and the layers in it, each with what goes before its targets' names.
+
+    Stacked cells go by their index: their names are mostly automatic, and then other ones in each process.
+    """
+    if isinstance(layer.cell, keras.Layer):  # Keras takes any object with `call` and `state_size`.
+        yield from _parts(layer.cell, "")
+
+
+def _parts(layer: keras.Layer, prefix: str) -> Iterator[tuple[str, keras.Layer]]:
+    yield prefix, layer
+    stacked = isinstance(layer, keras.layers.StackedRNNCells)
+    for index, held in enumerate(_keras.sublayers(layer)):
+        yield from _parts(held, f"{prefix}cell_{index}/" if stacked else f"{prefix}{held.name}/")
+
+
+# --- asking, and checking what is answered -------------------------------------------------------------------------
+
+_METHOD: Final = "get_weight_targets"
+_REGISTER: Final = "@kwrap.weight_targets.register({})"
+
+
+def _asked(function: Callable[[Any], Sequence[WeightTarget]], layer: keras.Layer, way_out: str) -> Targets:
+    """Return the answer of a method or a registered function."""
+    who = _described(function)
+    try:
+        answer: Any = function(layer)
+        # A generator runs when it is read: here, where it is known whose it is.
+        answer = list(answer) if isinstance(answer, Iterator) else answer
+    except KwrapError:
+        raise
+    except Exception as error:
+        problem = f"raised {type(error).__name__}: {error}"
+        raise TargetAnswerError(who, layer.name, type(layer).__name__, problem, way_out) from error
+    return _checked(answer, layer, who, way_out)
+
+
+def _asked_of_plugins(layer: keras.Layer) -> Targets | None:
+    """Return what the plugins answer, all the same; `None`: none of them does."""
+    answers = []
+    for plugin, answer in plugins.answers("kwrap_weight_targets", layer=layer):
+        way_out = f"Answer in its place: {_REGISTER.format(type(layer).__name__)}; or kwrap.plugins.block({plugin!r})"
+        answers.append((plugin, _checked(answer, layer, f"plugin {plugin!r}", way_out)))
+    # Whoever answers for a subclass of a Keras layer knows what it has made of its parent.
+    if len(answers) > 1 and answers[0][0] == BUILTIN and not type(layer).__module__.startswith("keras."):
+        del answers[0]
     if not answers:
-        return ()
+        return None
     first_plugin, first = answers[0]
-    for other_plugin, other in answers[1:]:
-        if [_key(target) for target in first] != [_key(target) for target in other]:
+    for plugin, answer in answers[1:]:
+        if [_key(target) for target in answer] != [_key(target) for target in first]:
             raise TargetError(
-                f"plugins {first_plugin!r} and {other_plugin!r} disagree on the weight targets of layer "
-                f"{layer.name!r} (a {type(layer).__name__}): {[target.name for target in first]} and "
-                f"{[target.name for target in other]}. Block one of them: kwrap.plugins.block({other_plugin!r})."
+                f"plugins {first_plugin!r} and {plugin!r} disagree on the weight targets of layer {layer.name!r} (a "
+                f"{type(layer).__name__}): {[target.name for target in first]} and "
+                f"{[target.name for target in answer]}. Block one of them: kwrap.plugins.block({plugin!r})."
             )
-    return tuple(first)
+    return first
 
 
 def _key(target: WeightTarget) -> tuple[Any, ...]:
     return target.name, id(target.variable), target.input_axes, target.output_axes, target.default
 
 
-# --- Keras' own layers: a plugin like any other -----------------------------------------------------------------------
+def _checked(answer: Any, layer: keras.Layer, who: str, way_out: str) -> Targets:
+    """Return an answer that is as it has to be.
 
-Axes = tuple[tuple[int, ...], tuple[int, ...]]
-
-
-def _dense(layer: Any, rank: int) -> Axes:
-    return (0,), (1,)
-
-
-def _convolution(layer: Any, rank: int) -> Axes:
-    return tuple(range(rank - 1)), (rank - 1,)
+    Raises:
+        TargetAnswerError: it is not.
+    """
+    if problem := _problem(answer, layer):
+        raise TargetAnswerError(who, layer.name, type(layer).__name__, problem, way_out)
+    return tuple(answer)
 
 
-def _transposed_convolution(layer: Any, rank: int) -> Axes:
-    return (*range(rank - 2), rank - 1), (rank - 2,)
+def _problem(answer: Any, layer: keras.Layer) -> str | None:
+    if not isinstance(answer, Sequence) or not all(isinstance(target, WeightTarget) for target in answer):
+        return f"gave {answer!r}, which is no sequence of kwrap.WeightTarget"
+    names = Counter(target.name for target in answer)
+    variables = Counter(id(target.variable) for target in answer)
+    own = {id(variable) for variable in _keras.own_weights(layer)}
+    for target in answer:
+        if names[target.name] > 1:
+            return f"gave two targets of the name {target.name!r}"
+        if problem := _variable_problem(target, layer, own) or _axes_problem(target):
+            return f"gave a target {target.name!r} {problem}"
+        if variables[id(target.variable)] > 1:
+            return f"gave the weight of target {target.name!r} twice"
+    return None
 
 
-def _depthwise_convolution(layer: Any, rank: int) -> Axes:
-    return tuple(range(rank - 2)), (rank - 2, rank - 1)
+def _variable_problem(target: WeightTarget, layer: keras.Layer, own: set[int]) -> str | None:
+    if not isinstance(target.variable, keras.Variable):
+        return f"whose variable is no keras.Variable, but {target.variable!r}"
+    if id(target.variable) not in own:
+        owners = [held for held in _keras.all_sublayers(layer) if _owns(held, target.variable)]
+        owner = f", but of {owners[-1].name!r}, which it holds: teach that layer's class" if owners else ""
+        return f"whose variable {target.variable.path!r} is none of the layer's own weights{owner}"
+    if not keras.backend.is_float_dtype(target.dtype):
+        return f"whose variable is of dtype {target.dtype}, not a floating one"
+    return None
 
 
-def _einsum(layer: Any, rank: int) -> Axes:
-    """Read the axes off the equation: those of the kernel that the output lacks are summed over."""
-    operands, output = layer.equation.replace("...", "").split("->")
-    kernel = operands.split(",")[1]
-    inputs = tuple(axis for axis, letter in enumerate(kernel) if letter not in output)
-    return inputs, tuple(axis for axis in range(rank) if axis not in inputs)
+def _owns(layer: keras.Layer, variable: keras.Variable) -> bool:
+    return any(variable is own for own in _keras.own_weights(layer))
 
 
-# By layer class: the kernels by variable name, and how their axes are told. Subclasses inherit their parent's row.
-_KERNELS: dict[type[keras.Layer], dict[str, Callable[[Any, int], Axes]]] = {
-    keras.layers.Dense: {"kernel": _dense},
-    keras.layers.EinsumDense: {"kernel": _einsum},
-    keras.layers.Embedding: {"embeddings": _dense},
-    keras.layers.Conv1D: {"kernel": _convolution},
-    keras.layers.Conv2D: {"kernel": _convolution},
-    keras.layers.Conv3D: {"kernel": _convolution},
-    keras.layers.Conv1DTranspose: {"kernel": _transposed_convolution},
-    keras.layers.Conv2DTranspose: {"kernel": _transposed_convolution},
-    keras.layers.Conv3DTranspose: {"kernel": _transposed_convolution},
-    keras.layers.DepthwiseConv1D: {"kernel": _depthwise_convolution},
-    keras.layers.DepthwiseConv2D: {"kernel": _depthwise_convolution},
-    keras.layers.SeparableConv1D: {"depthwise_kernel": _depthwise_convolution, "pointwise_kernel": _convolution},
-    keras.layers.SeparableConv2D: {"depthwise_kernel": _depthwise_convolution, "pointwise_kernel": _convolution},
-    keras.layers.SimpleRNN: {"kernel": _dense, "recurrent_kernel": _dense},
-    keras.layers.GRU: {"kernel": _dense, "recurrent_kernel": _dense},
-    keras.layers.LSTM: {"kernel": _dense, "recurrent_kernel": _dense},
-    keras.layers.ConvLSTM1D: {"kernel": _convolution, "recurrent_kernel": _convolution},
-    keras.layers.ConvLSTM2D: {"kernel": _convolution, "recurrent_kernel": _convolution},
-    keras.layers.ConvLSTM3D: {"kernel": _convolution, "recurrent_kernel": _convolution},
-    keras.layers.BatchNormalization: {},
-    keras.layers.LayerNormalization: {},
-    keras.layers.RMSNormalization: {},
-    keras.layers.GroupNormalization: {},
-}
+def _axes_problem(target: WeightTarget) -> str | None:
+    rank = len(target.shape)
+    for field, axes in (("input_axes", target.input_axes), ("output_axes", target.output_axes)):
+        if not isinstance(axes, tuple) or not all(isinstance(axis, int) and 0 <= axis < rank for axis in axes):
+            return f"with {field}={axes!r}, where a tuple of axes of its shape {target.shape} is due, from 0 on"
+    both = target.input_axes + target.output_axes
+    if len(set(both)) < len(both):
+        return f"with an axis twice in input_axes={target.input_axes} and output_axes={target.output_axes}"
+    return None
 
 
-class KerasLayers:
-    """The built-in plugin that answers for Keras' own layers."""
-
-    @hookimpl
-    def kwrap_weight_targets(self, layer: keras.Layer) -> Sequence[WeightTarget] | None:
-        """Return kernels and embeddings as default targets; biases and norms' weights for those who name them."""
-        kernels = next((_KERNELS[base] for base in type(layer).__mro__ if base in _KERNELS), None)
-        if kernels is None:
-            return None
-        targets = []
-        for variable in _keras.own_weights(layer):
-            axes = kernels.get(variable.name)
-            if variable.dtype not in ("float16", "bfloat16", "float32", "float64"):
-                continue  # a quantized kernel has no values that a hook could change
-            if axes is not None:
-                targets.append(WeightTarget(variable.name, variable, *axes(layer, len(variable.shape))))
-            elif variable.name in ("bias", "gamma", "beta", "scale"):
-                targets.append(WeightTarget(variable.name, variable, default=False))
-        return targets
+# --- checking what is registered -----------------------------------------------------------------------------------
 
 
-plugins.register_builtin("keras", KerasLayers())
+def _check_class(cls: Any) -> None:
+    if not (inspect.isclass(cls) and issubclass(cls, keras.Layer)):
+        given = cls.__qualname__ if inspect.isfunction(cls) else repr(cls)
+        problem = f"{given} is no layer class. Say for which one the function answers: {_REGISTER.format('MyLayer')}"
+        raise TargetDefinitionError(str(getattr(cls, "__name__", cls)), problem)
+    if cls is keras.Layer:
+        problem = "the function would answer for every layer, Keras' own included. Name the class that has the weights"
+        raise TargetDefinitionError("Layer", problem)
+    if (method := getattr(cls, _METHOD, None)) is not None:
+        problem = f"its method answers already, {_described(method)}: change that, or register a function without it"
+        raise TargetDefinitionError(cls.__name__, problem)
+
+
+def _check_function(cls: type[keras.Layer], function: Any) -> None:
+    if not inspect.isfunction(function):
+        raise TargetDefinitionError(cls.__name__, f"{function!r} is no function")
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError as error:
+        problem = f"{_described(function)} cannot be called with a layer alone: {error}"
+        raise TargetDefinitionError(cls.__name__, problem) from error
+
+
+def _described(function: Callable[..., Any]) -> str:
+    """Return a function's name and where it is defined."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    name = str(getattr(function, "__qualname__", function))
+    return f"{name}() ({code.co_filename}:{code.co_firstlineno})" if code else name

@@ -358,7 +358,9 @@ class Wrapper(keras.layers.Layer):
         return cls.loading(layer, hooks, name=config["name"], path=config["path"])
 
     @staticmethod
-    def loading(layer: keras.Layer, hooks: Sequence[Hook], *, name: str, path: str) -> "Wrapper":
+    def loading(
+        layer: keras.Layer, hooks: Sequence[Hook], *, name: str | None = None, path: str | None = None
+    ) -> "Wrapper":
         """Return a Wrapper whose hooks' state will be loaded, and is not taken from the layer's weights before."""
         wrapper = Wrapper(layer, hooks, name=name, path=path)
         wrapper._loading = True

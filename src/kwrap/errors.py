@@ -13,6 +13,7 @@ __all__ = [
     "AmbiguousHookError",
     "CloneError",
     "DuplicateHookError",
+    "FixedLayerError",
     "HookCallError",
     "HookDefinitionError",
     "HookTypeError",
@@ -30,10 +31,12 @@ __all__ = [
     "PluginAnswerError",
     "PluginWarning",
     "RuleError",
+    "SavedHooksError",
+    "TargetAnswerError",
+    "TargetDefinitionError",
     "TargetError",
     "UnknownHookError",
     "UnknownPluginError",
-    "UnsupportedModelError",
     "WrapperStateError",
 ]
 
@@ -189,6 +192,22 @@ class TargetError(KwrapError, ValueError):
     """The weights that a hook is to change cannot be told: unknown names, none, or two plugins that disagree."""
 
 
+class TargetAnswerError(TargetError):
+    """Whoever answers for a layer's weight targets raised (`__cause__`), or gave what cannot be its targets."""
+
+    def __init__(self, answerer: str, layer: str, kind: str, problem: str, way_out: str) -> None:
+        self.answerer, self.layer, self.kind, self.problem, self.way_out = answerer, layer, kind, problem, way_out
+        super().__init__(f"{answerer}, asked for the weight targets of {layer!r} (a {kind}), {problem}. {way_out}.")
+
+
+class TargetDefinitionError(KwrapError, TypeError):
+    """What was given to `kwrap.weight_targets.register` is no layer class to teach, or no function of a layer."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        self.name, self.problem = name, problem
+        super().__init__(f"weight_targets.register({name}): {problem}.")
+
+
 class PlanError(KwrapError, ValueError):
     """A plugin's check found problems in a plan; nothing was changed."""
 
@@ -240,8 +259,15 @@ class ModelTypeError(KwrapError, TypeError):
     """What was given is not a Keras 3 model."""
 
 
-class UnsupportedModelError(KwrapError, NotImplementedError):
-    """kwrap cannot put hooks there (yet); nothing was changed."""
+class FixedLayerError(KwrapError, TypeError):
+    """A layer is held where nothing can be put in its place, as in a closure; nothing was changed."""
+
+    def __init__(self, path: str, holder: str, kind: str, how: str) -> None:
+        self.path, self.holder, self.kind, self.how = path, holder, kind, how
+        super().__init__(
+            f"layer {path!r} is held by {holder!r} (a {kind}) {how}, where no Wrapper can be put in its place. Hold it "
+            "in an attribute, list, tuple or dict alone, or leave it out with exclude=..."
+        )
 
 
 class CloneError(KwrapError, TypeError):
@@ -267,6 +293,18 @@ class MissingPluginError(KwrapError, LookupError):
         what = f"hook {hook!r} at {path!r}"
         needs = f" needs plugin {plugin!r}" + (f" ({version})" if version else "") if plugin else ""
         super().__init__(f"{what}{needs}, {problem}")
+
+
+class SavedHooksError(KwrapError, ValueError):
+    """A saved model's layer is rebuilt with other layers in it, so that its hooks' places are unknown."""
+
+    def __init__(self, layer: str, found: int, saved: int) -> None:
+        self.layer, self.found, self.saved = layer, found, saved
+        super().__init__(
+            f"{layer!r} held {saved} layers when it was saved with hooks inside, and holds {found} as its class "
+            "rebuilds it now: the places of its hooks are unknown. Load it with the class that it was saved "
+            "with; or build the model, wrap it, and load its weights alone."
+        )
 
 
 class UnknownPluginError(KwrapError, LookupError):

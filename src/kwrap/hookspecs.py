@@ -38,8 +38,11 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def kwrap_weight_targets(layer: keras.Layer) -> Sequence[WeightTarget] | None:
     """Return the weights of `layer` that hooks may change; `None` leaves the question to others.
 
-    Asked of a built layer. An empty sequence is an answer: this layer has none. Two plugins whose answers differ are an
-    error that names both.
+    Asked of a built layer that has no method `get_weight_targets()` and whose class nobody has registered with
+    `kwrap.weight_targets.register`; of the cell of a recurrent layer, too, whose weights are the recurrent layer's
+    targets. An empty sequence is an answer: this layer has none. A target is one of the layer's own weights, not of the
+    layers that it holds. Two plugins whose answers differ are an error that names both; for a subclass of a Keras
+    layer, kwrap's own answer yields to a plugin's.
     """
 
 

@@ -1,0 +1,152 @@
+"""Hooks that no config of Keras reaches, inside composite layers and subclassed models: saved by their position."""
+
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from kwrap import _keras
+from kwrap._hook import Hook
+from kwrap._registry import record, revive
+from kwrap._selection import places
+from kwrap._surgery import replace_layers
+from kwrap._wrapper import Wrapper
+from kwrap.errors import SavedHooksError
+
+__all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "without_hooks"]
+
+# (path, hooks) of each Wrapper in a layer, by its position among all places in the layer.
+Hooks = Mapping[int, tuple[str, Sequence[Hook]]]
+
+_classes: dict[type[keras.Layer], type[keras.Layer]] = {}
+_register: Callable[[Any], Any] = keras.saving.register_keras_serializable("kwrap", "Hooked")
+
+
+class Hooked:
+    """Stands before a layer's own class while hooks sit inside the layer; the class keeps its name.
+
+    The configs of Functional and Sequential models hold the Wrappers of their graphs. Those of other layers are their
+    authors', who know nothing of hooks: saved that way, the hooks would be lost in silence. Here the config is that of
+    the layer without hooks, and the hooks by their position in it, for automatic names differ between processes.
+    """
+
+    def get_config(self: Any) -> dict[str, Any]:
+        """Return the serialized layer without hooks, and the records of its hooks."""
+        hooks = [
+            {"position": position, "path": path, "hooks": [record(hook) for hook in hooks]}
+            for position, (path, hooks) in hooks_in(self).items()
+        ]
+        with without_hooks(self):
+            layer = keras.saving.serialize_keras_object(self)
+        # Compiled when the hooks are on: the optimizer has slots for their variables, too.
+        layer.pop("compile_config", None)
+        return {"layer": layer, "count": len(places(self)), "hooks": hooks}
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Layer:
+        """Return the layer with its hooks; errors as `Wrapper.from_config`.
+
+        Raises:
+            SavedHooksError: the layer holds another number of layers than when it was saved.
+        """
+        # First, so that a missing plugin is told before the work of making the layer.
+        hooks = {
+            saved["position"]: (saved["path"], [revive(hook, saved["path"]) for hook in saved["hooks"]])
+            for saved in config["hooks"]
+        }
+        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
+        put_hooks(layer, config["count"], hooks)
+        return layer
+
+
+_register(Hooked)
+
+
+def hooks_in(layer: keras.Layer) -> Hooks:
+    """Return the hooks that sit inside `layer`, at any depth."""
+    return {
+        position: (place.wrapper.place, place.hooks)
+        for position, place in enumerate(places(layer))
+        if place.wrapper is not None
+    }
+
+
+def put_hooks(layer: keras.Layer, count: int, hooks: Hooks) -> None:
+    """Put hooks, whose state is yet to be loaded, into a layer that was rebuilt without them.
+
+    Raises:
+        SavedHooksError: `layer` does not hold `count` layers.
+    """
+    found = places(layer)
+    if len(found) != count:
+        raise SavedHooksError(layer.name, len(found), count)
+    wrappers = [(found[at], Wrapper.loading(found[at].layer, own, path=path)) for at, (path, own) in hooks.items()]
+    replace_layers(
+        [holder for place, _ in wrappers for holder in place.holders],
+        [(place.layer, wrapper) for place, wrapper in wrappers],
+    )
+    follow_classes([layer, *_keras.all_sublayers(layer)])
+
+
+@contextmanager
+def without_hooks(layer: keras.Layer) -> Iterator[None]:
+    """Take the Wrappers out of `layer` for the moment; they and the weights stay as they are."""
+    wrapped = [place for place in places(layer) if place.wrapper is not None]
+    holders = [holder for place in wrapped for holder in place.holders]
+    parts = [layer, *_keras.all_sublayers(layer)]
+    replace_layers(holders, [(place.held, place.layer) for place in wrapped])
+    try:
+        follow_classes(parts)
+        yield
+    finally:
+        replace_layers(holders, [(place.layer, place.held) for place in wrapped])
+        follow_classes(parts)
+
+
+def follow_classes(layers: Iterable[keras.Layer]) -> None:
+    """Let the class of each of `layers` say whether it holds hooks that its config does not reach."""
+    known: dict[int, bool] = {}
+    for layer in layers:
+        if isinstance(layer, Wrapper | Hook):
+            continue
+        plain = plain_class(layer)
+        wanted = _hooked(plain) if _holds_hooks(_out_of_config(layer), known) else plain
+        if type(layer) is not wanted:
+            layer.__class__ = wanted
+
+
+def plain_class(layer: keras.Layer) -> type[keras.Layer]:
+    """Return the class that a layer has without hooks."""
+    cls = type(layer)
+    return cls.__mro__[2] if cls.__mro__[1] is Hooked else cls
+
+
+def _out_of_config(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers in `layer` that Keras does not save by their own configs."""
+    if not _keras.is_plain_graph(layer):
+        return _keras.sublayers(layer)
+    in_graph = {id(held) for held in layer.layers}
+    return [held for held in _keras.sublayers(layer) if id(held) not in in_graph]
+
+
+def _holds_hooks(layers: Sequence[keras.Layer], known: dict[int, bool]) -> bool:
+    return any(isinstance(layer, Wrapper) or _has_hooks_inside(layer, known) for layer in layers)
+
+
+def _has_hooks_inside(layer: keras.Layer, known: dict[int, bool]) -> bool:
+    if id(layer) not in known:
+        known[id(layer)] = False  # for a layer that holds itself, by a way round
+        known[id(layer)] = _holds_hooks(_keras.sublayers(layer), known)
+    return known[id(layer)]
+
+
+def _hooked(plain: type[keras.Layer]) -> type[keras.Layer]:
+    if plain not in _classes:
+        own = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+        _classes[plain] = _register(
+            types.new_class(plain.__name__, (Hooked, plain), exec_body=lambda body: body.update(own))
+        )
+        _register(Hooked)  # Keras maps the one name to the class that was registered last
+    return _classes[plain]
