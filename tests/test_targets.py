@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 from keras import layers
 
 import kwrap
-from kwrap import _targets
-from kwrap.errors import TargetError
+from kwrap import _keras_layers, _targets, errors
 
+from .specimens import Times
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+HERE = __file__
 
 
 def built(layer: keras.Layer, *shape: int | None) -> keras.Layer:
@@ -22,286 +20,63 @@ def built(layer: keras.Layer, *shape: int | None) -> keras.Layer:
     return layer
 
 
-def matrix_of(layer: keras.Layer, name: str = "kernel") -> np.ndarray:
-    target = next(target for target in kwrap.weight_targets(layer) if target.name == name)
-    return np.asarray(target.as_matrix(target.variable.value))
+def names(layer: keras.Layer) -> list[str]:
+    return [target.name for target in kwrap.weight_targets(layer)]
 
 
-def spatial(rank: int) -> tuple[int, ...]:
-    """Return a kernel size, another along each axis."""
-    return (2, 3, 4)[:rank]
+class Gate(layers.Layer):
+    """A layer of one's own: the inputs times a matrix, times a factor for each output."""
 
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
-
-
-# --- the matrix is the layer's linear map: inputs as rows, unfolded, times the matrix give the outputs ---------------
-
-
-def test_dense(rng):
-    layer = built(layers.Dense(4), None, 3)
-    x = rng.normal(size=(5, 3)).astype("float32")
-    np.testing.assert_allclose(layer(x), x @ matrix_of(layer), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_convolution(rng, rank):
-    size = spatial(rank)
-    layer = getattr(layers, f"Conv{rank}D")(5, size)
-    x = rng.normal(size=(2, *size, 3)).astype("float32")  # one window
-    y = np.reshape(layer(x), (2, 5))
-    np.testing.assert_allclose(y, x.reshape(2, -1) @ matrix_of(layer), rtol=1e-4, atol=1e-5)
-
-
-def test_grouped_convolution(rng):
-    layer = layers.Conv2D(4, (2, 3), groups=2)
-    x = rng.normal(size=(2, 2, 3, 6)).astype("float32")
-    y = np.reshape(layer(x), (2, 4))
-    matrix = matrix_of(layer)
-    assert matrix.shape == (2 * 3 * 3, 4)
-    expected = [x[..., group * 3 : group * 3 + 3].reshape(2, -1) @ matrix[:, group * 2 :][:, :2] for group in (0, 1)]
-    np.testing.assert_allclose(y, np.concatenate(expected, axis=1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_transposed_convolution(rng, rank):
-    size = spatial(rank)
-    layer = getattr(layers, f"Conv{rank}DTranspose")(5, size)
-    x = rng.normal(size=(2, *size, 3)).astype("float32")
-    # The output where each element of the kernel meets one of the input, in the other direction.
-    y = np.asarray(layer(x))[(slice(None), *(extent - 1 for extent in size))]
-    reversed_x = x[(slice(None), *(slice(None, None, -1) for _ in size))]
-    np.testing.assert_allclose(y, reversed_x.reshape(2, -1) @ matrix_of(layer), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("rank", [1, 2])
-def test_depthwise_convolution(rng, rank):
-    size = spatial(rank)
-    layer = getattr(layers, f"DepthwiseConv{rank}D")(size, depth_multiplier=2)
-    x = rng.normal(size=(2, *size, 3)).astype("float32")
-    y = np.reshape(layer(x), (2, 3, 2))
-    matrix = matrix_of(layer)
-    assert matrix.shape == (math.prod(size), 6)
-    expected = [x.reshape(2, -1, 3)[:, :, channel] @ matrix[:, channel * 2 :][:, :2] for channel in range(3)]
-    np.testing.assert_allclose(y, np.stack(expected, axis=1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("rank", [1, 2])
-def test_separable_convolution(rng, rank):
-    size = spatial(rank)
-    layer = getattr(layers, f"SeparableConv{rank}D")(5, size, depth_multiplier=2)
-    x = rng.normal(size=(2, *size, 3)).astype("float32")
-    y = np.reshape(layer(x), (2, 5))
-    depthwise = matrix_of(layer, "depthwise_kernel").reshape(-1, 3, 2)
-    between = np.einsum("bsc,scm->bcm", x.reshape(2, -1, 3), depthwise).reshape(2, 6)
-    np.testing.assert_allclose(y, between @ matrix_of(layer, "pointwise_kernel"), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("equation", "output_shape", "input_shape", "input_axes"),
-    [
-        ("ab,bc->ac", 4, (3,), (0,)),
-        ("...x,xy->...y", 4, (2, 3), (0,)),
-        ("abc,cde->abde", (None, 2, 4), (2, 3), (0,)),  # query, key and value of an attention layer
-        ("abcd,cde->abe", (None, 5), (2, 3, 4), (0, 1)),  # its output
-        ("abc,dc->abd", (None, 5), (2, 3), (1,)),
-    ],
-)
-def test_einsum_dense(rng, equation, output_shape, input_shape, input_axes):
-    layer = layers.EinsumDense(equation, output_shape)
-    x = rng.normal(size=(2, *input_shape)).astype("float32")
-    y = np.asarray(layer(x))
-    (target,) = kwrap.weight_targets(layer)
-    assert target.input_axes == input_axes
-    rows = math.prod(target.shape[axis] for axis in input_axes)
-    np.testing.assert_allclose(
-        y.reshape(-1, math.prod(target.shape) // rows),
-        x.reshape(-1, rows) @ matrix_of(layer),
-        rtol=1e-4,
-        atol=1e-5,
-    )
-
-
-def test_einsum_dense_with_a_kernel_for_each_head(rng):
-    layer = layers.EinsumDense("bhc,hcd->bhd", (2, 4))
-    x = rng.normal(size=(5, 2, 3)).astype("float32")
-    y = np.asarray(layer(x))
-    (target,) = kwrap.weight_targets(layer)
-    assert (target.input_axes, target.output_axes) == ((1,), (0, 2))
-    matrix = matrix_of(layer)
-    expected = [x[:, head] @ matrix[:, head * 4 :][:, :4] for head in (0, 1)]
-    np.testing.assert_allclose(y, np.stack(expected, axis=1), rtol=1e-4, atol=1e-5)
-
-
-def test_embedding():
-    layer = built(layers.Embedding(6, 3), None, 4)
-    one_hot = np.eye(6, dtype="float32")[[5, 0, 2]]
-    np.testing.assert_array_equal(layer(np.array([5, 0, 2])), one_hot @ matrix_of(layer, "embeddings"))
-
-
-def test_simple_rnn(rng):
-    layer = built(layers.SimpleRNN(4), None, None, 3)
-    x, h = rng.normal(size=(2, 1, 3)).astype("float32"), rng.normal(size=(2, 4)).astype("float32")
-    expected = np.tanh(x[:, 0] @ matrix_of(layer) + h @ matrix_of(layer, "recurrent_kernel"))
-    np.testing.assert_allclose(layer(x, initial_state=h), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_gru(rng):
-    layer = built(layers.GRU(4), None, None, 3)
-    x, h = rng.normal(size=(2, 1, 3)).astype("float32"), rng.normal(size=(2, 4)).astype("float32")
-    update, reset, candidate = np.split(x[:, 0] @ matrix_of(layer), 3, axis=1)
-    update_h, reset_h, candidate_h = np.split(h @ matrix_of(layer, "recurrent_kernel"), 3, axis=1)
-    gate = sigmoid(update + update_h)
-    expected = gate * h + (1 - gate) * np.tanh(candidate + sigmoid(reset + reset_h) * candidate_h)
-    np.testing.assert_allclose(layer(x, initial_state=h), expected, rtol=1e-4, atol=1e-5)
-
-
-def lstm_step(z: np.ndarray, c: np.ndarray) -> np.ndarray:
-    i, f, candidate, o = np.split(z, 4, axis=-1)
-    return sigmoid(o) * np.tanh(sigmoid(f) * c + sigmoid(i) * np.tanh(candidate))
-
-
-def test_lstm(rng):
-    layer = built(layers.LSTM(4, unit_forget_bias=False), None, None, 3)
-    x = rng.normal(size=(2, 1, 3)).astype("float32")
-    h, c = rng.normal(size=(2, 2, 4)).astype("float32")
-    z = x[:, 0] @ matrix_of(layer) + h @ matrix_of(layer, "recurrent_kernel")
-    np.testing.assert_allclose(layer(x, initial_state=[h, c]), lstm_step(z, c), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_convolutional_lstm(rng, rank):
-    size = (3,) * rank
-    layer = getattr(layers, f"ConvLSTM{rank}D")(4, size, recurrent_activation="sigmoid", unit_forget_bias=False)
-    built(layer, None, 1, *size, 2)
-    x = rng.normal(size=(2, 1, *size, 2)).astype("float32")  # one window, one step
-    h, c = rng.normal(size=(2, 2, *(1,) * rank, 4)).astype("float32")
-    padded = np.pad(h, [(0, 0), *[(1, 1)] * rank, (0, 0)])  # the recurrent convolution keeps the size
-    z = x.reshape(2, -1) @ matrix_of(layer) + padded.reshape(2, -1) @ matrix_of(layer, "recurrent_kernel")
-    y = np.reshape(layer(x, initial_state=[h, c]), (2, 4))
-    np.testing.assert_allclose(y, lstm_step(z, c.reshape(2, 4)), rtol=1e-4, atol=1e-5)
-
-
-# --- which weights ---------------------------------------------------------------------------------------------------
-
-KERNEL = [("kernel", True), ("bias", False)]
-RECURRENT = [("kernel", True), ("recurrent_kernel", True), ("bias", False)]
-SEPARABLE = [("depthwise_kernel", True), ("pointwise_kernel", True), ("bias", False)]
-SCALE = [("gamma", False), ("beta", False)]
-
-# By class: a layer, the shape of its input, and (name, default) of its targets.
-TARGETS = {
-    layers.Dense: (layers.Dense(2), (None, 3), KERNEL),
-    layers.EinsumDense: (layers.EinsumDense("ab,bc->ac", 2, bias_axes="c"), (None, 3), KERNEL),
-    layers.Embedding: (layers.Embedding(3, 2), (None, 4), [("embeddings", True)]),
-    layers.Conv1D: (layers.Conv1D(2, 2), (None, 4, 3), KERNEL),
-    layers.Conv2D: (layers.Conv2D(2, 2), (None, 4, 4, 3), KERNEL),
-    layers.Conv3D: (layers.Conv3D(2, 2), (None, 4, 4, 4, 3), KERNEL),
-    layers.Conv1DTranspose: (layers.Conv1DTranspose(2, 2), (None, 4, 3), KERNEL),
-    layers.Conv2DTranspose: (layers.Conv2DTranspose(2, 2), (None, 4, 4, 3), KERNEL),
-    layers.Conv3DTranspose: (layers.Conv3DTranspose(2, 2), (None, 4, 4, 4, 3), KERNEL),
-    layers.DepthwiseConv1D: (layers.DepthwiseConv1D(2), (None, 4, 3), KERNEL),
-    layers.DepthwiseConv2D: (layers.DepthwiseConv2D(2), (None, 4, 4, 3), KERNEL),
-    layers.SeparableConv1D: (layers.SeparableConv1D(2, 2), (None, 4, 3), SEPARABLE),
-    layers.SeparableConv2D: (layers.SeparableConv2D(2, 2), (None, 4, 4, 3), SEPARABLE),
-    layers.SimpleRNN: (layers.SimpleRNN(2), (None, 4, 3), RECURRENT),
-    layers.GRU: (layers.GRU(2), (None, 4, 3), RECURRENT),
-    layers.LSTM: (layers.LSTM(2, dropout=0.5, seed=1), (None, 4, 3), RECURRENT),
-    layers.ConvLSTM1D: (layers.ConvLSTM1D(2, 2), (None, 1, 4, 3), RECURRENT),
-    layers.ConvLSTM2D: (layers.ConvLSTM2D(2, 2), (None, 1, 4, 4, 3), RECURRENT),
-    layers.ConvLSTM3D: (layers.ConvLSTM3D(2, 2), (None, 1, 4, 4, 4, 3), RECURRENT),
-    layers.BatchNormalization: (layers.BatchNormalization(), (None, 3), SCALE),
-    layers.LayerNormalization: (layers.LayerNormalization(), (None, 3), SCALE),
-    layers.RMSNormalization: (layers.RMSNormalization(), (None, 3), [("scale", False)]),
-    layers.GroupNormalization: (layers.GroupNormalization(1), (None, 3), SCALE),
-}
-
-
-def test_every_row_of_the_table_is_tested():
-    assert TARGETS.keys() == _targets._KERNELS.keys()
-
-
-@pytest.mark.parametrize("cls", TARGETS, ids=lambda cls: cls.__name__)
-def test_kernels_and_embeddings_are_default_targets_biases_and_norms_are_not(cls):
-    fresh, shape, expected = TARGETS[cls]
-    layer = built(cls.from_config(fresh.get_config()), *shape)
-    targets = kwrap.weight_targets(layer)
-    assert [(target.name, target.default) for target in targets] == expected
-    assert all(any(target.variable is weight for weight in layer.weights) for target in targets)
-
-
-@pytest.mark.parametrize("cls", TARGETS, ids=lambda cls: cls.__name__)
-def test_a_subclass_has_its_parents_targets(cls):
-    fresh, shape, expected = TARGETS[cls]
-    subclass = type(f"My{cls.__name__}", (cls,), {})
-    layer = built(subclass.from_config(fresh.get_config()), *shape)
-    assert [(target.name, target.default) for target in kwrap.weight_targets(layer)] == expected
-
-
-def test_keras_own_subclasses_have_their_parents_targets():
-    layer = built(layers.ReversibleEmbedding(6, 3), None, 4)
-    assert [target.name for target in kwrap.weight_targets(layer)] == ["embeddings"]
-
-
-class Block(layers.Dense):
-    """A Dense that holds another."""
+    def __init__(self, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
 
     def build(self, input_shape):
-        self.inner = layers.Dense(3)
-        self.inner.build(input_shape)
+        self.mix = self.add_weight((input_shape[-1], self.units), name="mix")
+        self.factor = self.add_weight((self.units,), name="factor")
+        self.count = self.add_weight((), name="count", dtype="int32", trainable=False, initializer="zeros")
+
+    def call(self, inputs):
+        return inputs @ self.mix * self.factor
+
+
+class Own(Gate):
+    """One that says itself which of its weights hooks may change."""
+
+    def get_weight_targets(self):
+        return [kwrap.WeightTarget("own", self.mix, (0,), (1,))]
+
+
+class Scaled(layers.Dense):
+    """A subclass of a Keras layer, with one more weight."""
+
+    def build(self, input_shape):
         super().build(input_shape)
+        self.factor = self.add_weight((self.units,), name="factor")
 
 
-def test_a_target_belongs_to_the_layer_that_owns_it_and_not_to_its_parents():
-    layer = built(Block(2, name="block"), None, 3)
-    assert [target.variable.path for target in kwrap.weight_targets(layer)] == ["block/kernel", "block/bias"]
-    assert [target.variable is layer.inner.kernel for target in kwrap.weight_targets(layer.inner)][:1] == [True]
+def of_gate(layer):
+    """Answer for a Gate."""
+    return [kwrap.WeightTarget("mix", layer.mix, (0,), (1,)), kwrap.WeightTarget("factor", layer.factor, default=False)]
 
 
-@pytest.mark.parametrize(
-    ("layer", "shape"),
-    [
-        (layers.ReLU(), (None, 3)),
-        (layers.PReLU(), (None, 3)),
-        (layers.Bidirectional(layers.LSTM(2)), (None, 4, 3)),
-        (layers.TimeDistributed(layers.Dense(2)), (None, 4, 3)),
-        (layers.RNN(layers.LSTMCell(2)), (None, 4, 3)),
-        (keras.Sequential([layers.Dense(2)]), (None, 3)),
-    ],
-    ids=lambda value: getattr(value, "name", None),
-)
-def test_a_layer_that_nobody_answers_for_has_no_targets(layer, shape):
-    assert kwrap.weight_targets(built(layer, *shape)) == ()
+def of_nothing():
+    """Answer without a layer, which no function can."""
+    return []
 
 
-@pytest.mark.parametrize("mode", ["int8", "int4"])
-def test_a_quantized_kernel_is_no_target(mode):
-    layer = built(layers.Dense(4), None, 4)
-    layer.quantize(mode)
-    assert [target.name for target in kwrap.weight_targets(layer)] == ["bias"]
+@pytest.fixture
+def gate():
+    return built(Gate(name="gate"), None, 3)
 
 
-def test_a_layer_with_keras_lora_keeps_its_targets():
-    layer = built(layers.Dense(4), None, 3)
-    layer.enable_lora(2)
-    assert [(target.name, target.shape) for target in kwrap.weight_targets(layer)] == [
-        ("kernel", (3, 4)),
-        ("bias", (4,)),
-    ]
-
-
-def test_a_target_has_the_shape_and_the_dtype_of_its_variable_also_under_mixed_precision():
-    seen = []
-
-    class Looks(layers.Dense):
-        def call(self, inputs):
-            seen.extend((target.dtype, target.shape) for target in kwrap.weight_targets(self))
-            return super().call(inputs)
-
-    Looks(2, dtype="mixed_float16")(np.ones((1, 3)))
-    Looks(2, dtype="bfloat16")(np.ones((1, 3)))
-    assert seen == [("float32", (3, 2)), ("float32", (2,)), ("bfloat16", (3, 2)), ("bfloat16", (2,))]
+@pytest.fixture
+def register():
+    """Return `weight_targets.register`, whose effect ends with the test."""
+    before = dict(kwrap.weight_targets._registered)
+    yield kwrap.weight_targets.register
+    kwrap.weight_targets._registered.clear()
+    kwrap.weight_targets._registered.update(before)
 
 
 # --- WeightTarget ----------------------------------------------------------------------------------------------------
@@ -329,15 +104,354 @@ def test_from_matrix_is_the_inverse_of_as_matrix_for_any_axes(weight):
     np.testing.assert_array_equal(target.from_matrix(matrix), value)
 
 
+def test_a_target_has_the_shape_and_the_dtype_of_its_variable_also_under_mixed_precision():
+    seen = []
+
+    class Looks(layers.Dense):
+        def call(self, inputs):
+            seen.extend((target.dtype, target.shape) for target in kwrap.weight_targets(self))
+            return super().call(inputs)
+
+    Looks(2, dtype="mixed_float16")(np.ones((1, 3)))
+    Looks(2, dtype="bfloat16")(np.ones((1, 3)))
+    assert seen == [("float32", (3, 2)), ("float32", (2,)), ("bfloat16", (3, 2)), ("bfloat16", (2,))]
+
+
+# --- teaching: a registered function ---------------------------------------------------------------------------------
+
+
+def test_a_registered_function_answers_for_its_class_and_subclasses(register, gate):
+    assert names(gate) == []
+    assert register(Gate)(of_gate) is of_gate
+    mix, factor = kwrap.weight_targets(gate)
+    assert (mix.name, mix.variable is gate.mix, mix.input_axes, mix.output_axes) == ("mix", True, (0,), (1,))
+    assert (factor.name, factor.variable is gate.factor) == ("factor", True)
+    assert (mix.default, factor.default) == (True, False)
+    subclass = type("Subclass", (Gate,), {})
+    assert names(built(subclass(), None, 3)) == ["mix", "factor"]
+    assert names(built(layers.Dense(2), None, 3)) == ["kernel", "bias"]
+
+
+def test_the_most_derived_registered_class_answers(register):
+    class Middle(Gate):
+        pass
+
+    class Last(Middle):
+        pass
+
+    register(Last)(lambda layer: [kwrap.WeightTarget("last", layer.mix)])
+    register(Gate)(of_gate)
+    assert names(built(Middle(), None, 3)) == ["mix", "factor"]
+    assert names(built(Last(), None, 3)) == ["last"]
+
+
+def test_registering_again_replaces_and_unregistering_takes_back(register, gate):
+    register(Gate)(of_gate)
+    register(Gate)(lambda layer: (kwrap.WeightTarget("again", layer.mix),))
+    assert names(gate) == ["again"]
+    kwrap.weight_targets.unregister(Gate)
+    assert not kwrap.weight_targets.is_taught(gate)
+    with pytest.raises(errors.TargetError, match=r"no function is registered for .*Gate.*; there is one for: none"):
+        kwrap.weight_targets.unregister(Gate)
+
+
+def test_a_registered_function_wins_over_the_plugins(register):
+    register(layers.Dense)(lambda layer: [kwrap.WeightTarget("mine", layer.kernel, (0,), (1,))])
+    assert names(built(layers.Dense(2), None, 3)) == ["mine"]
+    kwrap.weight_targets.unregister(layers.Dense)
+    assert names(built(layers.Dense(2), None, 3)) == ["kernel", "bias"]
+
+
+def test_a_registered_function_may_yield_its_targets(register, gate):
+    @register(Gate)
+    def one_by_one(layer):
+        yield kwrap.WeightTarget("mix", layer.mix)
+
+    assert names(gate) == ["mix"]
+
+
+def test_a_function_that_a_plugin_registers_counts_while_the_plugin_does(install, answering, register):
+    install("acts", "import keras, kwrap\n" + REGISTERS)
+    prelu = built(layers.PReLU(), None, 3)
+    assert names(prelu) == ["slope"]
+    answering.block("acts")
+    assert names(prelu) == ["alpha"]
+    answering.unblock("acts")
+    assert names(prelu) == ["slope"]
+
+
+REGISTERS = """
+@kwrap.weight_targets.register(keras.layers.PReLU)
+def of_prelu(layer):
+    return [kwrap.WeightTarget("slope", layer.alpha)]
+"""
+
+
+def test_a_hook_goes_on_a_layer_once_its_class_is_taught(register, gate):
+    register(Gate)(of_gate)
+    x = np.ones((2, 3), "float32")
+    wrapped = kwrap.Wrapper(gate, [Times(factor=0.5)])
+    expected = x @ (0.5 * np.asarray(gate.mix)) * np.asarray(gate.factor)
+    np.testing.assert_allclose(wrapped(x), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (of_gate, r"register\(of_gate\): of_gate is no layer class. Say for which one .*register\(MyLayer\)"),
+        ("Gate", r"'Gate' is no layer class"),
+        (Gate(), r"<Gate .*> is no layer class"),
+        (int, r"<class 'int'> is no layer class"),
+        (keras.Layer, r"would answer for every layer, Keras' own included. Name the class"),
+        (Own, rf"its method answers already, Own.get_weight_targets\(\) \({HERE}:\d+\): change that"),
+    ],
+    ids=["function", "name", "layer", "other class", "Layer", "has the method"],
+)
+def test_what_cannot_be_taught_is_an_error_at_once(register, given, message):
+    with pytest.raises(errors.TargetDefinitionError, match=message):
+        register(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, r"register\(Gate\): 3 is no function"),
+        (Gate, r"<class .*Gate'> is no function"),
+        (of_nothing, rf"of_nothing\(\) \({HERE}:\d+\) cannot be called with a layer alone: too many"),
+        (lambda layer, more: [], r"cannot be called with a layer alone: missing a required argument: 'more'"),
+    ],
+    ids=["number", "class", "no argument", "two arguments"],
+)
+def test_what_is_no_function_of_a_layer_is_an_error_at_once_and_the_one_before_stays(register, gate, given, message):
+    register(Gate)(of_gate)
+    with pytest.raises(errors.TargetDefinitionError, match=message):
+        register(Gate)(given)
+    assert names(gate) == ["mix", "factor"]
+
+
+# --- teaching: a method ----------------------------------------------------------------------------------------------
+
+
+def test_a_method_of_the_layers_class_answers_before_all_others(register, install, answering):
+    register(Gate)(of_gate)
+    install("acts", ANSWERS.format(cls="keras.Layer", answer="[]"))
+    layer = built(Own(), None, 3)
+    assert names(layer) == ["own"]
+    assert names(built(type("Subclass", (Own,), {})(), None, 3)) == ["own"]
+
+
+def test_a_method_on_the_instance_alone_is_not_asked(gate):
+    gate.get_weight_targets = lambda: of_gate(gate)
+    assert names(gate) == []
+
+
+# --- whether anybody answers -----------------------------------------------------------------------------------------
+
+
+def test_is_taught_tells_no_targets_from_no_answer(register, gate):
+    assert not kwrap.weight_targets.is_taught(gate)
+    register(Gate)(lambda layer: [])
+    assert kwrap.weight_targets.is_taught(gate)
+    assert kwrap.weight_targets(gate) == ()
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [layers.ReLU(), keras.Sequential([keras.Input((3,)), layers.Dense(2)]), layers.Dense(2), Gate()],
+    ids=["without weights", "holds layers", "not built", "own and not built"],
+)
+def test_nobody_needs_to_answer_for_a_layer_without_weights_of_its_own(layer):
+    assert kwrap.weight_targets.is_taught(layer)
+    assert kwrap.weight_targets(layer) == ()
+
+
+def test_nobody_is_asked_before_a_layer_is_built(register):
+    register(Gate)(of_gate)
+    assert kwrap.weight_targets(Gate()) == ()
+
+
+def test_an_unbuilt_layer_that_has_its_weights_is_asked_for(register):
+    class AtOnce(layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.w = self.add_weight((2,), name="w")
+
+    register(AtOnce)(lambda layer: [kwrap.WeightTarget("w", layer.w)])
+    assert names(AtOnce()) == ["w"]
+
+
+def test_how_to_teach_names_the_class(gate):
+    assert _targets.how_to_teach(gate) == (
+        "nobody says which of its own weights hooks may change: @kwrap.weight_targets.register(Gate), or a method "
+        "get_weight_targets() of Gate"
+    )
+
+
+def test_how_to_teach_a_recurrent_layer_names_the_class_of_its_untaught_cell():
+    class Cell(Gate):
+        state_size = 4
+
+    layer = built(layers.RNN([layers.GRUCell(3), Cell(4)]), None, 5, 3)
+    assert not kwrap.weight_targets.is_taught(layer)
+    assert "which of the weights of its Cell hooks may change" in _targets.how_to_teach(layer)
+    assert "register(Cell)" in _targets.how_to_teach(layer)
+
+
+# --- answers are checked ---------------------------------------------------------------------------------------------
+
+
+class Holder(layers.Layer):
+    """A layer that holds one with weights, and has one of its own."""
+
+    def __init__(self):
+        super().__init__(name="holder")
+        self.inner = layers.Dense(2, name="inner")
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+        self.own = self.add_weight((2, 3), name="own")
+
+
+def target(layer, name="own", **options):
+    return kwrap.WeightTarget(name, layer.own, **options)
+
+
+WRONG = {
+    "none": (lambda layer: None, "gave None, where a sequence of kwrap.WeightTarget is due; an empty one says"),
+    "a target": (target, "gave a WeightTarget, where a sequence"),
+    "a set": (lambda layer: {1}, "gave a set, where a sequence"),
+    "variables": (lambda layer: [layer.own], r"gave a sequence with a \w*Variable in it"),
+    "with none": (lambda layer: [target(layer), None], "gave a sequence with a NoneType in it"),
+    "equal names": (
+        lambda layer: [target(layer), kwrap.WeightTarget("own", layer.inner.bias)],
+        "gave two targets of the name 'own'",
+    ),
+    "one weight twice": (
+        lambda layer: [target(layer), target(layer, "again")],
+        "gave the weight of target 'own' twice",
+    ),
+    "no variable": (
+        lambda layer: [kwrap.WeightTarget("own", np.ones(3))],
+        "gave a target 'own' whose variable is no keras.Variable, but a ndarray",
+    ),
+    "a layer's inside": (
+        lambda layer: [kwrap.WeightTarget("kernel", layer.inner.kernel)],
+        "gave a target 'kernel' whose variable 'holder/inner/kernel' is none of the layer's own weights, but of "
+        "'inner', which it holds: teach that layer's class",
+    ),
+    "another's": (
+        lambda layer: [kwrap.WeightTarget("w", keras.Variable(1.0, name="elsewhere"))],
+        "whose variable 'elsewhere' is none of the layer's own weights\\.",
+    ),
+    "beyond the last axis": (
+        lambda layer: [target(layer, input_axes=(2,))],
+        r"with input_axes=\(2,\), where a tuple of",
+    ),
+    "from the last axis": (
+        lambda layer: [target(layer, output_axes=(-1,))],
+        r"with output_axes=\(-1,\), where a tuple",
+    ),
+    "an axis that is none": (lambda layer: [target(layer, input_axes=("0",))], r"of axes of its shape \(2, 3\) is due"),
+    "no tuple": (lambda layer: [target(layer, input_axes=0)], "with input_axes=0, where a tuple of axes"),
+    "overlapping axes": (
+        lambda layer: [target(layer, input_axes=(0,), output_axes=(1, 0))],
+        r"with an axis twice in input_axes=\(0,\) and output_axes=\(1, 0\)",
+    ),
+    "repeated axes": (lambda layer: [target(layer, input_axes=(1, 1))], r"with an axis twice in input_axes=\(1, 1\)"),
+    "raises": (lambda layer: layer.nothing, "raised AttributeError: .*nothing"),
+}
+
+
+@pytest.mark.parametrize(("function", "problem"), WRONG.values(), ids=WRONG)
+def test_a_wrong_answer_is_the_error_that_says_who_gave_it_for_which_layer_and_what_to_do(register, function, problem):
+    register(Holder)(function)
+    layer = built(Holder(), None, 3)
+    with pytest.raises(errors.TargetAnswerError, match=problem) as raised:
+        kwrap.weight_targets(layer)
+    place = f"({HERE}:{function.__code__.co_firstlineno})"
+    assert str(raised.value).startswith(
+        f"{function.__qualname__}() {place}, asked for the weight targets of 'holder' (a Holder), "
+    )
+    assert str(raised.value).endswith("Mend it, or take it back: kwrap.weight_targets.unregister(Holder).")
+    assert isinstance(raised.value, errors.TargetError)
+
+
+def test_what_a_function_raised_is_the_cause(register, gate):
+    failure = ArithmeticError("no")
+
+    @register(Gate)
+    def fails(layer):
+        yield kwrap.WeightTarget("mix", layer.mix)
+        raise failure
+
+    with pytest.raises(errors.TargetAnswerError, match="raised ArithmeticError: no") as raised:
+        kwrap.weight_targets(gate)
+    assert raised.value.__cause__ is failure
+
+
+def test_an_error_of_kwraps_own_goes_through(register, gate):
+    register(Gate)(lambda layer: kwrap.weight_targets.unregister(Own))
+    with pytest.raises(errors.TargetError, match="no function is registered for"):
+        kwrap.weight_targets(gate)
+
+
+def test_a_weight_of_another_than_a_floating_dtype_is_no_target(register, gate):
+    register(Gate)(lambda layer: [kwrap.WeightTarget("count", layer.count)])
+    with pytest.raises(errors.TargetAnswerError, match="whose variable is of dtype int32, not a floating one"):
+        kwrap.weight_targets(gate)
+
+
+def test_a_methods_wrong_answer_names_the_method():
+    class Wrong(Gate):
+        def get_weight_targets(self):
+            return None
+
+    with pytest.raises(errors.TargetAnswerError, match="gave None") as raised:
+        kwrap.weight_targets(built(Wrong(), None, 3))
+    assert f"Wrong.get_weight_targets() ({HERE}:" in raised.value.answerer
+    assert str(raised.value).endswith("Mend the method.")
+
+
+def test_a_plugins_wrong_answer_names_the_plugin_and_the_ways_out(install, answering, register, gate):
+    install("acts", ANSWERS.format(cls="keras.Layer", answer="[layer.mix]"))
+    with pytest.raises(errors.TargetAnswerError, match="gave a sequence with a") as raised:
+        kwrap.weight_targets(gate)
+    assert raised.value.answerer == "plugin 'acts'"
+    assert "@kwrap.weight_targets.register(Gate); or kwrap.plugins.block('acts')" in str(raised.value)
+    register(Gate)(of_gate)
+    assert names(gate) == ["mix", "factor"]
+
+
+def test_a_subclass_that_does_not_have_its_parents_kernel_is_an_error_until_it_is_taught(register):
+    class Flat(layers.Dense):
+        def build(self, input_shape):
+            self.w = self.add_weight((self.units,), name="kernel")
+
+    layer = built(Flat(2), None, 3)
+    with pytest.raises(errors.TargetAnswerError, match=r"plugin 'keras'.*with output_axes=\(1,\).*register\(Flat\)"):
+        kwrap.weight_targets(layer)
+    register(Flat)(lambda layer: [kwrap.WeightTarget("kernel", layer.w, (), (0,))])
+    assert names(layer) == ["kernel"]
+
+
 # --- plugins' answers ------------------------------------------------------------------------------------------------
 
-SAYS = """
+ANSWERS = """
 import keras, kwrap
 
 @kwrap.hookimpl
 def kwrap_weight_targets(layer):
-    if isinstance(layer, keras.layers.PReLU):
-        return [kwrap.WeightTarget({name!r}, layer.alpha, {axes}, default={default})]
+    if isinstance(layer, {cls}):
+        return {answer}
+"""
+
+SAYS = """
+import kwrap
+
+@kwrap.hookimpl
+def kwrap_weight_targets(layer):
+    if type(layer).__name__ == "Gate":
+        return [kwrap.WeightTarget({name!r}, layer.mix, {axes}, default={default})]
 """
 
 
@@ -345,50 +459,58 @@ def kwrap_weight_targets(layer):
 def answering(plugins, monkeypatch):
     """Return kwrap's plugins, those under test alone, as who is asked for weight targets."""
     monkeypatch.setattr(_targets, "plugins", plugins)
-    plugins.register_builtin("keras", _targets.KerasLayers())
+    plugins.register_builtin("keras", _keras_layers.KerasLayers())
     return plugins
 
 
-@pytest.fixture
-def prelu():
-    return built(layers.PReLU(), None, 3)
+def test_a_plugin_answers_for_a_layer_of_its_own(install, answering, gate):
+    install("acts", SAYS.format(name="mix", axes="(0,)", default=True))
+    (target,) = kwrap.weight_targets(gate)
+    assert (target.name, target.variable is gate.mix, target.input_axes) == ("mix", True, (0,))
+    assert names(built(layers.Dense(2), None, 3)) == ["kernel", "bias"]
 
 
-def test_a_plugin_answers_for_a_layer_of_its_own(install, answering, prelu):
-    install("acts", SAYS.format(name="alpha", axes="(0,)", default=True))
-    (target,) = kwrap.weight_targets(prelu)
-    assert (target.name, target.variable is prelu.alpha, target.input_axes) == ("alpha", True, (0,))
-    assert [target.name for target in kwrap.weight_targets(built(layers.Dense(2), None, 3))] == ["kernel", "bias"]
-
-
-def test_two_plugins_may_give_the_same_answer(install, answering, prelu):
+def test_two_plugins_may_give_the_same_answer(install, answering, gate):
     for name in ("acts", "also"):
-        install(name, SAYS.format(name="alpha", axes="(0,)", default=True))
-    assert [target.name for target in kwrap.weight_targets(prelu)] == ["alpha"]
+        install(name, SAYS.format(name="mix", axes="(0,)", default=True))
+    assert names(gate) == ["mix"]
 
 
 @pytest.mark.parametrize(
     "other", [{"name": "slope"}, {"axes": "()"}, {"default": False}], ids=["name", "axes", "default"]
 )
 def test_two_plugins_that_disagree_are_the_error_that_names_both_and_blocking_one_is_the_way_out(
-    install, answering, prelu, other
+    install, answering, gate, other
 ):
-    answer = {"name": "alpha", "axes": "(0,)", "default": True}
+    answer = {"name": "mix", "axes": "(0,)", "default": True}
     install("acts", SAYS.format(**answer))
     install("also", SAYS.format(**{**answer, **other}))
-    with pytest.raises(TargetError, match=r"'acts' and 'also' disagree .*'p_re_lu.*' \(a PReLU\)") as raised:
-        kwrap.weight_targets(prelu)
+    with pytest.raises(errors.TargetError, match=r"'acts' and 'also' disagree .*'gate' \(a Gate\)") as raised:
+        kwrap.weight_targets(gate)
     assert "kwrap.plugins.block('also')" in str(raised.value)
     answering.block("also")
-    assert [target.name for target in kwrap.weight_targets(prelu)] == ["alpha"]
+    assert names(gate) == ["mix"]
 
 
 def test_no_targets_is_an_answer_that_can_disagree(install, answering):
-    install(
-        "none",
-        "import kwrap\n\n@kwrap.hookimpl\ndef kwrap_weight_targets(layer):\n    return []\n",
-    )
-    with pytest.raises(TargetError, match=r"'keras' and 'none' disagree"):
+    install("none", ANSWERS.format(cls="keras.layers.Dense", answer="[]"))
+    with pytest.raises(errors.TargetError, match=r"'keras' and 'none' disagree"):
         kwrap.weight_targets(built(layers.Dense(2), None, 3))
     answering.block("keras")
     assert kwrap.weight_targets(built(layers.Dense(2), None, 3)) == ()
+
+
+def test_for_a_subclass_of_a_keras_layer_the_built_in_answer_yields_to_a_plugins(install, answering):
+    layer = built(Scaled(2), None, 3)
+    assert names(layer) == ["kernel", "bias"]
+    install("acts", ANSWERS.format(cls="keras.layers.Dense", answer="[kwrap.WeightTarget('factor', layer.factor)]"))
+    answering.rescan()
+    assert names(layer) == ["factor"]
+
+
+def test_for_a_subclass_of_a_keras_layer_two_other_plugins_can_still_disagree(install, answering):
+    for name, weight in (("acts", "factor"), ("also", "kernel")):
+        answer = f"[kwrap.WeightTarget({weight!r}, layer.{weight})]"
+        install(name, ANSWERS.format(cls="keras.layers.Dense", answer=answer))
+    with pytest.raises(errors.TargetError, match=r"'acts' and 'also' disagree"):
+        kwrap.weight_targets(built(Scaled(2), None, 3))

@@ -23,6 +23,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     """
     copy = _rebuild(model, {})
     _check_alike(model, copy)
+    _check_weights(model, copy)
     pairs = [(model, copy), *zip(_keras.all_sublayers(model), _keras.all_sublayers(copy), strict=True)]
     for source, target in zip(_keras.flattened(model), _keras.flattened(copy), strict=True):
         target.trainable = source.trainable and not _keras.is_lifted(source)
@@ -90,6 +91,18 @@ def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
             layer.name,
             type(layer).__qualname__,
             f"comes back from its config with other layers in it ({rebuilt}, where it holds {held})",
+        )
+
+
+def _check_weights(model: keras.Model, copy: keras.Model) -> None:
+    """Raise unless the copy has the same weights, built and in the same order."""
+    shapes = [[tuple(variable.shape) for variable in one.variables] for one in (model, copy)]
+    if shapes[0] != shapes[1]:
+        raise CloneError(
+            model.name,
+            type(model).__qualname__,
+            f"comes back from its config with {len(shapes[1])} weights for {len(shapes[0])}, or of other shapes: "
+            "give it, or the layers in it, a build(input_shape) that builds what they hold",
         )
 
 

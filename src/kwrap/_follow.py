@@ -1,13 +1,13 @@
 """What a model has to follow when its layers changed: `trainable` above hooks that train, traces, the optimizer."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import ExitStack
 
 import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook
-from kwrap._saving import follow_classes
+from kwrap._saving import follow_classes, set_classes
 from kwrap._wrapper import Wrapper
 
 __all__ = ["follow", "forget_traces"]
@@ -16,20 +16,17 @@ __all__ = ["follow", "forget_traces"]
 def follow(above: Iterable[keras.Layer], undo: ExitStack) -> None:
     """Make all that stands `above` changed layers see that these, or their trainable variables, have changed.
 
-    Functions are traced anew. Where the set of trainable variables changed, the optimizer is replaced by one of the
-    same config, with the iterations and the slots of the variables that stayed.
+    Functions are traced anew. Where the set of trainable variables changed, the optimizer is built anew, and keeps its
+    iterations and the slots of the variables that stayed.
     """
     above = tuple(above)
-    undo.callback(follow_classes, above)
+    undo.callback(set_classes, [(layer, type(layer)) for layer in above])
     follow_classes(above)
     _lift_frozen(above, undo)
     for model in (layer for layer in above if isinstance(layer, keras.Model)):
         undo.callback(_keras.trainable_state_restorer(model))
         _keras.refresh_trainable_state(model)
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and optimizer.built and not _fits(optimizer, model):
-            undo.callback(_keras.set_optimizer, model, optimizer)
-            _keras.set_optimizer(model, _rebuilt(optimizer, model))
+    _rebuild_optimizers(above, undo)
     undo.callback(forget_traces, above)
     forget_traces(above)
 
@@ -64,17 +61,29 @@ def _is_plain(layer: keras.Layer) -> bool:
     return not isinstance(layer, Wrapper | Hook) and not _keras.is_lifted(layer)
 
 
-def _fits(optimizer: keras.Optimizer, model: keras.Model) -> bool:
-    """Tell whether the optimizer has slots for all variables that are trainable, and for none that are gone."""
-    known = {id(variable) for variable in _keras.optimized_variables(optimizer)}
-    return {id(v) for v in model.trainable_variables} <= known <= {id(v) for v in model.variables}
+def _rebuild_optimizers(above: Iterable[keras.Layer], undo: ExitStack) -> None:
+    """Let the optimizers of compiled models have slots for the variables that train now."""
+    users: dict[int, tuple[keras.Optimizer, list[keras.Model]]] = {}
+    for model in above:
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            users.setdefault(id(optimizer), (optimizer, []))[1].append(model)
+    for optimizer, models in users.values():
+        # Outer models first: what a model and one inside it share is in the order of the outer's.
+        trainable = list({id(v): v for model in reversed(models) for v in model.trainable_variables}.values())
+        if not _fits(optimizer, trainable, {id(v) for model in models for v in model.variables}):
+            undo.callback(_keras.optimizer_restorer(optimizer))
+            _keras.rebuild_optimizer(optimizer, trainable)
 
 
-def _rebuilt(optimizer: keras.Optimizer, model: keras.Model) -> keras.Optimizer:
-    _, purposes = _keras.built_like(optimizer, _keras.optimized_variables(optimizer))
-    state = dict(zip(purposes, optimizer.variables, strict=True))
-    rebuilt, purposes = _keras.built_like(optimizer, model.trainable_variables)
-    for purpose, variable in zip(purposes, rebuilt.variables, strict=True):
-        if purpose in state:
-            variable.assign(state[purpose])
-    return rebuilt
+def _fits(optimizer: keras.Optimizer, trainable: Iterable[keras.Variable], there: Set[int]) -> bool:
+    """Tell whether the optimizer has slots for all variables that are `trainable`, and for none that are gone."""
+    wanted = [id(variable) for variable in trainable]
+    known = [id(variable) for variable in _keras.optimized_variables(optimizer)]
+    # Slots of what was frozen since may stay, but not where Keras pairs slots and trainable variables one by one.
+    return known == wanted if _pairs(optimizer) else set(wanted) <= set(known) <= there
+
+
+def _pairs(optimizer: keras.Optimizer) -> bool:
+    parts = _keras.optimizers_in(optimizer)
+    return any(part.use_ema or isinstance(part, keras.optimizers.MultiOptimizer) for part in parts)

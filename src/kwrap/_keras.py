@@ -3,6 +3,7 @@
 Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads an underscore name of a Keras object.
 """
 
+import copy
 import functools
 import gc
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional, functional_like_constructor
 from keras.src.ops.function import make_node_key
 from keras.src.ops.node import KerasHistory
-from keras.src.utils.tracking import DotNotTrackScope
+from keras.src.utils.tracking import Tracker
 
 # What TensorFlow keeps of what becomes an attribute of a layer, and makes of lists, dicts and tuples past Keras' own
 # tracking.
@@ -157,6 +158,17 @@ def unconverted(function: _Function) -> _Function:
 def read(variable: keras.Variable) -> Any:
     """Return the value as a tensor, which later assignments do not change; gradients reach the variable."""
     return tf.convert_to_tensor(variable.value)
+
+
+def serialized(layer: keras.Layer) -> dict[str, Any]:
+    """Return `layer` as a config for another's config; in a file with the mark of what is in it in several places.
+
+    Keras marks what it meets again, also where it met it before; by then that place's config may have been copied.
+    """
+    config: dict[str, Any] = keras.saving.serialize_keras_object(layer)
+    if get_global_attribute("shared_objects/id_to_config_map") is not None:
+        config["shared_object_id"] = id(layer)
+    return config
 
 
 def in_stateless_scope() -> bool:
@@ -427,34 +439,111 @@ def optimized_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
 
 
-def built_like(
-    optimizer: keras.Optimizer, variables: Sequence[keras.Variable]
-) -> tuple[keras.Optimizer, list[Hashable]]:
-    """Return an optimizer of the same config, built for `variables`, and what each of its own variables is there for.
+def optimizers_in(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
+    """Return `optimizer` and those that it hands its variables to: a LossScaleOptimizer's one, a MultiOptimizer's."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    handed = [*([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())]
+    return [optimizer, *(part for held in handed for part in optimizers_in(held))]
+
+
+def optimizer_restorer(optimizer: keras.Optimizer) -> Callable[[], None]:
+    """Return what undoes `rebuild_optimizer`."""
+    before = [(vars(part), dict(vars(part))) for part in optimizers_in(optimizer)]
+
+    def restore() -> None:
+        for attributes, content in before:
+            attributes.clear()
+            attributes.update(content)
+
+    return restore
+
+
+def rebuild_optimizer(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> None:
+    """Build a built optimizer for other variables; it keeps its iterations and the slots of variables that stay.
+
+    In place: training loops, callbacks and a MultiOptimizer's function hold it. And its config does not tell all: what
+    is excluded from weight decay, functions.
+    """
+    before = [(part, _slots(part)) for part in optimizers_in(optimizer)]
+    choosing = [(part, part._optimizer_map) for part, _ in before if isinstance(part, keras.optimizers.MultiOptimizer)]
+    for part, choice in choosing:
+        vars(part)["_optimizer_map"] = _chosen_as_before(part)
+        own = [*choice.values(), choice.default_optimizer] if isinstance(choice, keras.optimizers.OptimizerMap) else []
+        part._inner_optimizers = list(dict.fromkeys(own))
+    for part, slots in before:
+        _unbuild(part, slots)
+    optimizer.build(list(variables))
+    for part, choice in choosing:
+        vars(part)["_optimizer_map"] = choice
+    for part, slots in before:
+        _refill_slots(part, slots)
+
+
+# The variables of an optimizer by what they are there for: an attribute, and a key in it.
+_Slots = dict[tuple[str, Hashable], keras.Variable]
+
+
+def _slots(optimizer: keras.Optimizer) -> _Slots:
+    """Return an optimizer's own variables; those in a list, which has one for each of the model's, by the model's.
 
     Paths do not tell: those of two layers of one name are equal, and a LossScaleOptimizer's depend on who built it.
     """
-    built = type(optimizer).from_config(optimizer.get_config())
-    inner = getattr(built, "inner_optimizer", built)
-    add, purposes = inner.add_variable_from_reference, dict[int, Hashable]()
-
-    def recorded(reference_variable: keras.Variable, name: str | None = None, **kwargs: Any) -> keras.Variable:
-        slot = add(reference_variable, name, **kwargs)
-        purposes[id(slot)] = id(reference_variable), name
-        return slot
-
-    object.__setattr__(inner, "add_variable_from_reference", recorded)
-    built.build(variables)
-    object.__delattr__(inner, "add_variable_from_reference")
-    others = [variable for variable in built.variables if id(variable) not in purposes]
-    purposes.update((id(variable), index) for index, variable in enumerate(others))
-    return built, [purposes[id(variable)] for variable in built.variables]
+    optimized = [id(variable) for variable in optimizer._trainable_variables]
+    found: _Slots = {}
+    for name, value in vars(optimizer).items():
+        if isinstance(value, keras.Variable):
+            found[name, None] = value
+        elif isinstance(value, dict):
+            found.update({(name, key): slot for key, slot in value.items() if isinstance(slot, keras.Variable)})
+        elif isinstance(value, list) and len(value) == len(optimized) and name not in _LISTS:
+            slots = zip(optimized, value, strict=True)
+            found.update({(name, key): slot for key, slot in slots if isinstance(slot, keras.Variable)})
+    return found
 
 
-def set_optimizer(model: keras.Model, optimizer: keras.Optimizer) -> None:
-    """Give a compiled model another optimizer, untracked as in `compile`."""
-    with DotNotTrackScope():
-        model.optimizer = optimizer
+_LISTS = ("_variables", "_trainable_variables")
+
+
+def _unbuild(optimizer: keras.Optimizer, slots: _Slots) -> None:
+    """Make a built optimizer look as it did before, but for the variables that are attributes: its iterations."""
+    attributes = vars(optimizer)
+    for name in [name for name in attributes if name.startswith("_self_")]:
+        attributes[name] = copy.copy(attributes[name])  # TensorFlow changes them in place
+    is_variable, _ = attributes.pop("_tracker").config["variables"]
+    optimizer._variables, optimizer._trainable_variables, optimizer._trainable_variables_indices = [], [], {}
+    optimizer._tracker = Tracker({"variables": (is_variable, optimizer._variables)})
+    for (name, key), slot in slots.items():
+        if key is None:
+            optimizer._track_variable(slot)
+        else:
+            setattr(optimizer, name, {} if isinstance(attributes[name], dict) else [])
+    optimizer.built = False
+
+
+def _refill_slots(optimizer: keras.Optimizer, before: _Slots) -> None:
+    """Give the slots of an optimizer that was built anew what they held before."""
+    slots = _slots(optimizer)
+    for purpose in before.keys() & slots.keys():
+        if slots[purpose] is not before[purpose]:
+            slots[purpose].assign(before[purpose])
+    for (name, key), old in before.items():
+        if key is None and slots[name, key] is not old:  # `build` made another one
+            optimizer._untrack_variable(old)
+    # From zero, and past the first step, an average would take long to come near the variable.
+    for variable in optimizer._trainable_variables:
+        average = "_model_variables_moving_average", id(variable)
+        if average in slots.keys() - before.keys():
+            slots[average].assign(variable)
+
+
+def _chosen_as_before(multi: keras.optimizers.MultiOptimizer) -> Callable[[keras.Variable], keras.Optimizer]:
+    """Return a MultiOptimizer's choice, which is its own for variables that are new: it may make an optimizer a call."""
+    choose = multi._optimizer_map
+    chosen = {
+        id(variable): multi.optimizers[multi._var_to_optimizer_idx[multi._var_key(variable)]]
+        for variable in multi._trainable_variables
+    }
+    return lambda variable: chosen[id(variable)] if id(variable) in chosen else choose(variable)
 
 
 @contextmanager

@@ -65,7 +65,7 @@ def wrap_model(
             for hooks that change weights only, every layer that has weight targets; for others every layer of their
             type that holds no layers itself.
         exclude: the layers to leave out, told in the same ways.
-        recursive: whether to look into nested models.
+        recursive: whether to look into nested models and into layers that hold layers.
 
     Raises:
         KwrapError: see `kwrap.errors`; nothing was changed then.
@@ -118,7 +118,7 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
         removal.wrapper.finish_loading()
     values = [value for removal in removals if merge for value in removal.merged()]
     emptied = [removal for removal in removals if not removal.stay]
-    alive = Holders()
+    alive = Holders(model)
     holders, above = (
         alive.of(removal.wrapper for removal in emptied),
         alive.above(removal.wrapper for removal in removals),
@@ -177,7 +177,7 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     _check_present(model, placed, hooks)
     chosen = [(place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
     before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
-    above = Holders().above(wrapper for wrapper, _ in chosen)
+    above = Holders(model).above(wrapper for wrapper, _ in chosen)
     try:
         for wrapper, off in chosen:
             wrapper.bypass((*wrapper.bypassed, *off))
@@ -209,7 +209,7 @@ def collect(model: keras.Model, name: str) -> Iterator[dict[str, list[Any]]]:
     collector = Collector(name, paths, _keras.current_graph())
     with ExitStack() as after:
         if collector.graph is None:
-            _run_eagerly(Holders().above(place.held for place in placed), after)
+            _run_eagerly(Holders(model).above(place.held for place in placed), after)
         after.enter_context(collecting(collector))
         yield collector.values
 

@@ -124,7 +124,7 @@ class Plan:
             for entry, wrapper in zip(added, wrappers, strict=True)
             if entry.place.wrapper is None
         ]
-        alive = Holders()
+        alive = Holders(self.model)
         holders, above = alive.of(layer for layer, _ in pairs), alive.above(entry.layer for entry in added)
         with ExitStack() as undo:
             undo.callback(_values_restorer(wrappers))
@@ -296,7 +296,7 @@ def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | No
 def _check_entry(entry: Entry) -> None:
     layer, path = entry.layer, entry.path
     if not layer.built:
-        raise WrapperStateError(_not_built(f"layer {path!r}"))
+        raise WrapperStateError(f"{_not_built(f'layer {path!r}')}. One that is never called: exclude=...")
     check_hooks(layer, entry.all_hooks, path)
 
 

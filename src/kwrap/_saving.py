@@ -15,7 +15,7 @@ from kwrap._surgery import replace_layers
 from kwrap._wrapper import Wrapper
 from kwrap.errors import SavedHooksError
 
-__all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "without_hooks"]
+__all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "set_classes", "without_hooks"]
 
 # (path, hooks) of each Wrapper in a layer, by its position among all places in the layer.
 Hooks = Mapping[int, tuple[str, Sequence[Hook]]]
@@ -31,6 +31,17 @@ class Hooked:
     authors', who know nothing of hooks: saved that way, the hooks would be lost in silence. Here the config is that of
     the layer without hooks, and the hooks by their position in it, for automatic names differ between processes.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Leave out the layer's class' own: it would take the class on demand for one that its author defined."""
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:
+        """Pickle as Keras does, for the layer's own class to load: that on demand is in no module."""
+        reduced: Any = super().__reduce__()
+        load = reduced[0]
+        if getattr(load, "__self__", None) is type(self):  # and no way of the class' own
+            load = getattr(plain_class(self), load.__name__)
+        return load, *reduced[1:]
 
     def get_config(self: Any) -> dict[str, Any]:
         """Return the serialized layer without hooks, and the records of its hooks."""
@@ -51,12 +62,19 @@ class Hooked:
         Raises:
             SavedHooksError: the layer holds another number of layers than when it was saved.
         """
+        plain: Any = _plain(cls)
+        if cls is not Hooked and config.keys() != {"layer", "count", "hooks"}:
+            # For `keras.models.clone_model` the class on demand is the one that the layer's own name means.
+            return plain.from_config(config)
         # First, so that a missing plugin is told before the work of making the layer.
         hooks = {
             saved["position"]: (saved["path"], [revive(hook, saved["path"]) for hook in saved["hooks"]])
             for saved in config["hooks"]
         }
-        layer = keras.saving.deserialize_keras_object(config["layer"], custom_objects=custom_objects)
+        known = {} if cls is Hooked else {plain.__name__: plain}  # a class that is not registered
+        layer = keras.saving.deserialize_keras_object(
+            config["layer"], custom_objects={**known, **(custom_objects or {})}
+        )
         put_hooks(layer, config["count"], hooks)
         return layer
 
@@ -82,11 +100,18 @@ def put_hooks(layer: keras.Layer, count: int, hooks: Hooks) -> None:
     found = places(layer)
     if len(found) != count:
         raise SavedHooksError(layer.name, len(found), count)
-    wrappers = [(found[at], Wrapper.loading(found[at].layer, own, path=path)) for at, (path, own) in hooks.items()]
+    wrappers = [
+        (found[at], Wrapper.loading(found[at].layer, own, path=path))
+        for at, (path, own) in hooks.items()
+        if found[at].wrapper is None  # in a layer that others share, they put them on
+    ]
     replace_layers(
         [holder for place, _ in wrappers for holder in place.holders],
         [(place.layer, wrapper) for place, wrapper in wrappers],
     )
+    for _, wrapper in wrappers:
+        if wrapper.layer.built:
+            wrapper.make_ready()  # Keras builds the optimizer next: what hooks freeze has no slots in it
     follow_classes([layer, *_keras.all_sublayers(layer)])
 
 
@@ -108,19 +133,28 @@ def without_hooks(layer: keras.Layer) -> Iterator[None]:
 def follow_classes(layers: Iterable[keras.Layer]) -> None:
     """Let the class of each of `layers` say whether it holds hooks that its config does not reach."""
     known: dict[int, bool] = {}
-    for layer in layers:
-        if isinstance(layer, Wrapper | Hook):
-            continue
-        plain = plain_class(layer)
-        wanted = _hooked(plain) if _holds_hooks(_out_of_config(layer), known) else plain
-        if type(layer) is not wanted:
-            layer.__class__ = wanted
+    set_classes([(layer, _wanted_class(layer, known)) for layer in layers if not isinstance(layer, Wrapper | Hook)])
+
+
+def set_classes(classes: Iterable[tuple[keras.Layer, type[keras.Layer]]]) -> None:
+    """Give each layer the class that stands beside it, which is its own or that on demand over it."""
+    for layer, cls in classes:
+        if type(layer) is not cls:
+            object.__setattr__(layer, "__class__", cls)  # past Keras' tracking and a class' own `__setattr__`
 
 
 def plain_class(layer: keras.Layer) -> type[keras.Layer]:
     """Return the class that a layer has without hooks."""
-    cls = type(layer)
+    return _plain(type(layer))
+
+
+def _plain(cls: type) -> type:
     return cls.__mro__[2] if cls.__mro__[1] is Hooked else cls
+
+
+def _wanted_class(layer: keras.Layer, known: dict[int, bool]) -> type[keras.Layer]:
+    plain = plain_class(layer)
+    return _hooked(plain) if _holds_hooks(_out_of_config(layer), known) else plain
 
 
 def _out_of_config(layer: keras.Layer) -> list[keras.Layer]:

@@ -10,6 +10,7 @@ import keras
 from kwrap import _keras
 from kwrap._hook import Hook, Rule, Where
 from kwrap._surgery import fixed_layers
+from kwrap._targets import how_to_teach, weight_targets
 from kwrap._wrapper import Wrapper
 from kwrap.errors import FixedLayerError, LayerTypeError, RuleError, listed, nearest
 
@@ -68,7 +69,11 @@ def _gather(
     above |= {id(holder)}
     for held in _keras.sublayers(holder):
         known = found.get(id(held))
-        if isinstance(held, keras.layers.InputLayer | Hook) or (known and len(known.also) == _MOST_PATHS - 1):
+        if isinstance(held, keras.layers.InputLayer | Hook):
+            continue
+        if known is not None and holder not in known.holders:
+            known = found[id(held)] = replace(known, holders=(*known.holders, holder))
+        if known is not None and len(known.paths) == _MOST_PATHS:
             continue
         path = _unique(f"{prefix}{held.name}", taken)
         wrapper = held if isinstance(held, Wrapper) else None
@@ -76,8 +81,7 @@ def _gather(
         if known is None:
             found[id(held)] = Place(path, layer, wrapper, (holder,), tuple(wrapper.hooks) if wrapper else ())
         else:
-            holders = known.holders if holder in known.holders else (*known.holders, holder)
-            found[id(held)] = replace(known, holders=holders, also=(*known.also, path))
+            found[id(held)] = replace(known, also=(*known.also, path))
         # A recurrent layer's cell is part of it: its weights are the layer's targets.
         if recursive and id(layer) not in above and not isinstance(layer, keras.layers.RNN):
             _gather(layer, f"{path}/", recursive, found, taken, above)
@@ -201,6 +205,10 @@ def _why_not(rule: Rule, place: Place) -> str | None:
 def _why_no_target(layer: keras.Layer) -> str:
     if not _keras.has_own_weights(layer):
         return "has no weights of its own"
+    if not weight_targets.is_taught(layer):
+        return how_to_teach(layer)
+    if not weight_targets.is_taught(layer):
+        return how_to_teach(layer)
     return "none of its own weights is a target of the hook"
 
 

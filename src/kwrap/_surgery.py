@@ -1,5 +1,6 @@
 """Surgery: putting one layer where another is held in a model. No layer is copied, no weight is touched."""
 
+import collections
 import functools
 import gc
 import sys
@@ -21,15 +22,17 @@ Seen = dict[int, tuple[Any, Any]]
 
 
 class Holders:
-    """Who holds which layer, among all layers and models that are alive: nothing of Keras tells it.
+    """Who holds which layer, in `model` and in all other layers that are alive: nothing of Keras tells it.
 
     A base model below a fine-tuned one and a feature extractor call the very same nodes. Taken once an operation, for
     it looks at every object that lives.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: keras.Model) -> None:
         self._holders: dict[int, list[keras.Layer]] = {}
-        for holder in _keras.living_layers():
+        # The model's own besides: `gc.freeze` hides from Python's collector what is alive.
+        holders = (model, *_keras.all_sublayers(model), *_keras.living_layers())
+        for holder in {id(holder): holder for holder in holders}.values():
             for held in _keras.held_by(holder):
                 self._holders.setdefault(id(held), []).append(holder)
 
@@ -66,13 +69,12 @@ def fixed_layers(holders: Iterable[keras.Layer]) -> dict[tuple[int, int], tuple[
 def _kept_aside(holder: keras.Layer) -> dict[int, str]:
     """Return how `holder` keeps layers, by their ids, but in its attributes and the containers there."""
     containers: dict[int, Any] = {}
-    own = [value for base in type(holder).__mro__ if _is_users(base) for value in vars(base).values()]
-    methods = [value for value in own if isinstance(value, types.FunctionType)]
-    found: dict[int, str] = {}
-    for start in (*_not_in_containers(vars(holder), containers), *methods):
+    starts = [*_not_in_containers(vars(holder), containers), *_methods(type(holder))]
+    found, seen = dict[int, str](), dict(containers)
+    for start in starts:
         is_function = isinstance(start, types.FunctionType)
         how = f"in a closure of {start.__qualname__}" if is_function else f"in a {type(start).__name__}"
-        pending, seen = [start], dict(containers)
+        pending = [start]
         while pending:
             value = pending.pop()
             if id(value) in seen:
@@ -83,6 +85,13 @@ def _kept_aside(holder: keras.Layer) -> dict[int, str]:
             else:
                 pending.extend(_referenced(value))
     return found
+
+
+def _methods(cls: type) -> Iterator[Any]:
+    """Yield the functions of a user's class, decorated or not: one made in a function may close over a layer."""
+    for base in cls.__mro__:
+        if _is_users(base):
+            yield from (value for value in vars(base).values() if isinstance(value, _FUNCTIONS) or _decorated(value))
 
 
 def _not_in_containers(value: Any, containers: dict[int, Any]) -> Iterator[Any]:
@@ -101,10 +110,14 @@ def _not_in_containers(value: Any, containers: dict[int, Any]) -> Iterator[Any]:
         yield value
 
 
+_FUNCTIONS = (types.FunctionType, property, staticmethod, classmethod, functools.cached_property)
 _TRANSPARENT = (
+    *_FUNCTIONS,
     types.CellType,
+    types.MappingProxyType,
     types.MethodType,
     types.SimpleNamespace,
+    collections.deque,
     functools.partial,
     tuple,
     list,
@@ -117,7 +130,13 @@ _TRANSPARENT = (
 def _referenced(value: Any) -> Sequence[Any]:
     if isinstance(value, types.FunctionType):  # not its globals, by which everything is reached
         return value.__closure__, value.__defaults__, value.__kwdefaults__
-    return gc.get_referents(value) if isinstance(value, _TRANSPARENT) or _is_users(type(value)) else ()
+    return gc.get_referents(value) if isinstance(value, _TRANSPARENT) or _is_users(type(value)) else _decorated(value)
+
+
+def _decorated(value: Any) -> Sequence[Any]:
+    """Return the function that `value` was made of, as by tf.function; none for other objects."""
+    attributes = getattr(value, "__dict__", {})
+    return (attributes["__wrapped__"],) if "__wrapped__" in attributes else ()
 
 
 def _is_users(cls: type) -> bool:
@@ -128,8 +147,8 @@ def _is_users(cls: type) -> bool:
 def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:
     """Put the new layer of each (old, new) where the old one stands in `holders`; (new, old) undoes it, also halfway.
 
-    A layer is replaced in every attribute, list, tuple, set and dict of its holders, at its index (Keras saves weights
-    in that order), and in the graphs that call it: the nodes are the new layer's from then on.
+    A layer is replaced in every attribute, list, tuple, set and dict of its holders, also as a key, at its index (Keras
+    saves weights in that order), and in the graphs that call it: the nodes are the new layer's from then on.
     """
     pairs = {id(old): (old, new) for old, new in replacements}
     all_holders = list(_with_graphs(holders))
@@ -192,8 +211,7 @@ def _replaced_inside(value: Any, pairs: Pairs, seen: Seen) -> Any:
         for index, item in enumerate(value):
             list.__setitem__(value, index, _replaced(item, pairs, seen))
     elif issubclass(kind, dict):
-        for key, item in value.items():
-            dict.__setitem__(value, key, _replaced(item, pairs, seen))
+        _replace_in_dict(value, pairs, seen)
     elif issubclass(kind, set):
         for item in [item for item in value if id(item) in pairs]:
             set.remove(value, item)
@@ -201,6 +219,17 @@ def _replaced_inside(value: Any, pairs: Pairs, seen: Seen) -> Any:
     return value
 
 
+def _replace_in_dict(value: dict[Any, Any], pairs: Pairs, seen: Seen) -> None:
+    own = collections.OrderedDict if isinstance(value, collections.OrderedDict) else dict
+    new_keys = any(id(key) in pairs for key in value)
+    for key, item in list(value.items()):
+        if new_keys:  # all of them anew, to stay in order
+            own.__delitem__(value, key)
+        own.__setitem__(value, pairs[id(key)][1] if id(key) in pairs else key, _replaced(item, pairs, seen))
+
+
 def _same_items(new: Any, old: Any) -> bool:
+    if isinstance(new, dict) and list(new) != list(old):
+        return False
     keys = range(len(new)) if isinstance(new, tuple) else new
     return all(new[key] is old[key] for key in keys)

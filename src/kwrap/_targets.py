@@ -245,8 +245,11 @@ def _checked(answer: Any, layer: keras.Layer, who: str, way_out: str) -> Targets
 
 
 def _problem(answer: Any, layer: keras.Layer) -> str | None:
-    if not isinstance(answer, Sequence) or not all(isinstance(target, WeightTarget) for target in answer):
-        return f"gave {answer!r}, which is no sequence of kwrap.WeightTarget"
+    if not isinstance(answer, Sequence):
+        given = "None" if answer is None else f"a {type(answer).__name__}"
+        return f"gave {given}, where a sequence of kwrap.WeightTarget is due; an empty one says that there are none"
+    if others := [type(target).__name__ for target in answer if not isinstance(target, WeightTarget)]:
+        return f"gave a sequence with a {others[0]} in it, where only kwrap.WeightTarget are due"
     names = Counter(target.name for target in answer)
     variables = Counter(id(target.variable) for target in answer)
     own = {id(variable) for variable in _keras.own_weights(layer)}
@@ -262,7 +265,7 @@ def _problem(answer: Any, layer: keras.Layer) -> str | None:
 
 def _variable_problem(target: WeightTarget, layer: keras.Layer, own: set[int]) -> str | None:
     if not isinstance(target.variable, keras.Variable):
-        return f"whose variable is no keras.Variable, but {target.variable!r}"
+        return f"whose variable is no keras.Variable, but a {type(target.variable).__name__}"
     if id(target.variable) not in own:
         owners = [held for held in _keras.all_sublayers(layer) if _owns(held, target.variable)]
         owner = f", but of {owners[-1].name!r}, which it holds: teach that layer's class" if owners else ""

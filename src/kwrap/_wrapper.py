@@ -1,6 +1,7 @@
 """Wrapper: the generic layer that holds a layer and its hooks, and dispatches build and call to them."""
 
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -335,7 +336,7 @@ class Wrapper(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the layer's config and, for each hook, its name, version, options, plugin and the plugin's version."""
-        layer = keras.saving.serialize_keras_object(self.layer)
+        layer = _keras.serialized(self.layer)
         # The Wrapper's own says it, and builds the layer in its place in the model's name scopes.
         layer.pop("build_config", None)
         return {
@@ -361,10 +362,21 @@ class Wrapper(keras.layers.Layer):
     def loading(
         layer: keras.Layer, hooks: Sequence[Hook], *, name: str | None = None, path: str | None = None
     ) -> "Wrapper":
-        """Return a Wrapper whose hooks' state will be loaded, and is not taken from the layer's weights before."""
+        """Return a Wrapper whose hooks' state will be loaded, and is not taken from the layer's weights before.
+
+        For a layer that is shared within the file, and so comes here twice, the same Wrapper.
+        """
+        shared = _of_loaded.get(id(layer))
+        if shared is not None:
+            return shared
         wrapper = Wrapper(layer, hooks, name=name, path=path)
         wrapper._loading = True
+        _of_loaded[id(layer)] = wrapper
         return wrapper
+
+
+# By the id of the layer, which the Wrapper keeps alive.
+_of_loaded: weakref.WeakValueDictionary[int, Wrapper] = weakref.WeakValueDictionary()
 
 
 def _dispatch(wrapper: Wrapper, *args: Any, **kwargs: Any) -> Any:
