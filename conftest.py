@@ -51,8 +51,11 @@ class _FilesTogether(LoadFileScheduling):
     """Give one worker all tests of a file: a document's blocks build on each other, a module's tests share fixtures."""
 
     def _split_scope(self, nodeid: str) -> str:
-        # Hundreds of cases that share nothing: spread over the workers.
-        return nodeid if "test_keras_layer_cases" in nodeid else super()._split_scope(nodeid)
+        if "test_keras_layer_cases" in nodeid:  # hundreds of cases that share nothing
+            return nodeid
+        if "test_zoo.py" in nodeid:  # all checks of a model, with the same hooks on it, share one
+            return nodeid.partition("[")[2] or nodeid
+        return super()._split_scope(nodeid)
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist answers, too.
