@@ -66,8 +66,7 @@ def test_hooks_with_trainable_variables_get_an_optimizer_with_the_iterations_and
     before, optimizer = slots(model), model.optimizer
     kwrap.wrap_model(model, Adapter, where="last")
     after = slots(model)
-    assert type(model.optimizer) is type(optimizer)
-    assert model.optimizer.get_config() == optimizer.get_config()
+    assert model.optimizer is optimizer
     assert int(model.optimizer.iterations) == 3
     shared = before.keys() & after.keys()
     assert {path for path in shared if "momentum" in path} == {
@@ -84,7 +83,6 @@ def test_slots_stay_with_their_variables_where_two_layers_have_one_name():
     momentum = np.array(optimizer._momentums[position])
     kwrap.wrap_model(model, Adapter, where="encoder/inner")
     position = [variable is tower for variable in model.optimizer._trainable_variables].index(True)
-    assert model.optimizer is not optimizer
     assert same(np.array(model.optimizer._momentums[position]), momentum)
 
 

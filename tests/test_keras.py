@@ -1,4 +1,5 @@
 import ast
+import copy
 import inspect
 import os
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 import kwrap
 from kwrap import _keras
@@ -190,6 +192,15 @@ def test_mirror_call_lets_a_wrapper_take_arguments_as_its_layer_does():
     assert layer.got == (["a"], "bad")
 
 
+def test_call_signature_is_that_of_the_layers_call():
+    class Several(layers.Layer):
+        def call(self, inputs, scale=1.0, *others, mask=None, **options):
+            return inputs
+
+    for layer in (Several(), layers.LSTM(2), layers.MultiHeadAttention(1, 1), functional()):
+        assert _keras.call_signature(layer) == inspect.signature(layer.call)
+
+
 @pytest.mark.parametrize("mode", ["full", "larger_than", "list_of_layers", "activations"])
 def test_move_remat_moves_the_recomputing_of_a_whole_call_and_nothing_else(mode):
     layer_names = ["dense"] if mode == "list_of_layers" else None
@@ -210,6 +221,42 @@ def test_a_layer_made_to_recompute_has_the_gradient_of_its_weights_through_a_hoo
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(wrapper(ONES))
     np.testing.assert_array_equal(tape.gradient(loss, layer.kernel.value), np.full((3, 2), 2 * 2.0))
+
+
+def recomputing_lstm() -> layers.LSTM:
+    with keras.RematScope(mode="full"):
+        layer = layers.LSTM(2, recurrent_initializer="ones")
+    layer.build((None, 4, 3))
+    return layer
+
+
+def test_stop_remat_keeps_layers_from_recomputing_and_resume_remat_lets_them_again():
+    cell = recomputing_lstm().cell
+    other = dense()
+    mode, before = cell._remat_mode, dict(vars(cell))
+    assert mode is not None
+    _keras.stop_remat([cell, other])
+    assert cell._remat_mode is other._remat_mode is None
+    _keras.resume_remat([cell, other])
+    assert cell._remat_mode is mode
+    assert other._remat_mode is None
+    assert vars(cell) == before
+
+
+def test_a_recurrent_layer_made_to_recompute_has_the_gradient_of_its_kernels_through_a_hook():
+    plain, layer = recomputing_lstm(), recomputing_lstm()
+    wrapper = kwrap.Wrapper(layer, [Double()])
+    inputs = np.ones((1, 4, 3), "float32")
+    for variable, old in zip(plain.weights[:2], layer.weights[:2], strict=True):
+        variable.assign(2.0 * old)
+    plain.weights[2].assign(layer.weights[2])
+    gradients = []
+    for one, held in ((wrapper, layer), (plain, plain)):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(one(inputs))
+        gradients.append(tape.gradient(loss, [variable.value for variable in held.weights]))
+    for gradient, expected, factor in zip(*gradients, (2.0, 2.0, 1.0), strict=True):
+        np.testing.assert_allclose(gradient, factor * expected, rtol=1e-6)
 
 
 def test_undecorate_build_keeps_what_build_is_given_from_becoming_a_child():
@@ -297,6 +344,66 @@ def test_outside_graphs_variables_are_created_and_assigned_while_a_graph_is_trac
     assert [float(variable) for variable in variables] == [1.0, 2.0]
 
 
+def test_current_graph_is_the_graph_that_is_being_traced_and_none_outside():
+    graphs = []
+
+    @tf.function
+    def inner():
+        graphs.append(_keras.current_graph())
+        return tf.constant(0)
+
+    @tf.function
+    def outer():
+        graphs.append(_keras.current_graph())
+        result = inner()
+        graphs.append(_keras.current_graph())
+        return result
+
+    assert _keras.current_graph() is None
+    outer()
+    assert _keras.current_graph() is None
+    assert graphs[0] is graphs[2] is not graphs[1] is not None
+
+
+def test_current_graph_is_one_of_its_own_in_a_branch_and_none_in_a_layers_symbolic_call():
+    graphs = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs):
+            graphs.append(_keras.current_graph())
+            return inputs
+
+    @tf.function
+    def branching(value):
+        tf.cond(value > 0, lambda: Asks()(value), lambda: value)
+        return _keras.current_graph() in graphs
+
+    assert not bool(branching(tf.constant(1.0)))
+    Asks()(ONES)
+    assert graphs[-1] is None
+
+
+def test_in_symbolic_scope_while_keras_traces_a_call_to_learn_shapes_and_in_no_call_on_values():
+    seen = []
+
+    class Asks(layers.Layer):
+        def call(self, inputs):
+            seen.append(_keras.in_symbolic_scope())
+            return inputs * 2
+
+    layer = Asks()
+    model = keras.Model(inputs := keras.Input((3,)), layer(inputs))
+    layer.compute_output_spec(keras.KerasTensor((None, 3)))
+    assert seen == [True, True]
+    seen.clear()
+    layer(ONES)
+    tf.function(model)(ONES)
+    model.predict(ONES, verbose=0)
+    assert not any(seen)
+    assert len(seen) == 3
+    assert not _keras.in_symbolic_scope()
+
+
 def test_unconverted_keeps_autograph_out():
     def where():
         return inspect.currentframe().f_code.co_filename
@@ -321,6 +428,21 @@ def test_read_is_a_value_that_later_assignments_leave_alone_and_that_gradients_p
     with tf.GradientTape() as tape:
         loss = _keras.read(variable) ** 2
     assert float(tape.gradient(loss, variable.value)) == 10.0
+
+
+def test_serialized_is_what_keras_makes_of_a_layer():
+    layer = dense(name="dense")
+    assert _keras.serialized(layer) == keras.saving.serialize_keras_object(layer)
+    assert "shared_object_id" not in _keras.serialized(layer)
+
+
+def test_serialized_layers_in_a_file_come_back_as_one_where_they_were_one():
+    one, other = dense(name="dense"), dense(name="dense")
+    with ObjectSharingScope():
+        configs = [copy.deepcopy(_keras.serialized(layer)) for layer in (one, other, one)]
+    with ObjectSharingScope():
+        first, second, again = (keras.saving.deserialize_keras_object(config) for config in configs)
+    assert first is again is not second
 
 
 # --- stateless scopes ------------------------------------------------------------------------------------------------
@@ -422,6 +544,56 @@ def test_sublayers_are_the_layers_that_a_layer_holds_itself_without_metrics():
     assert _keras.sublayers(compiled) == compiled.layers
 
 
+def test_sublayers_of_a_functional_subclass_are_those_of_its_graph_and_after_them_what_it_holds_beside():
+    class Beside(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((3,), name="inputs")
+            self.early, self.body = layers.ReLU(name="early"), layers.Dense(3, name="body")
+            super().__init__(inputs, self.body(inputs))
+            self.late = [layers.Dense(3, name="late"), self.body]
+
+    names = [layer.name for layer in _keras.sublayers(Beside())]
+    assert (names[:2], sorted(names[2:])) == (["inputs", "body"], ["early", "late"])
+
+
+@pytest.mark.parametrize("first", [[keras.Input((3,))], []], ids=["from its input", "at its first call"])
+def test_sublayers_of_a_sequential_model_are_without_its_input_layer_and_the_graph_that_it_keeps(first):
+    model = keras.Sequential([*first, layers.Dense(3, name="only")])
+    model(ONES)
+    assert isinstance(model._layers[0], layers.InputLayer)  # why they are not all taken
+    assert [layer.name for layer in _keras.sublayers(model)] == ["only"]
+
+
+def test_sublayers_are_in_containers_of_every_kind_each_once():
+    layer, first, second, third = (layers.Layer(name=name) for name in "abcd")
+    layer.held = [{"a": (first, [second])}, first]
+    layer.set = {third}
+    layer.third = third
+    assert _keras.sublayers(layer) == [first, second, third] == _keras.held_by(layer)
+
+
+def test_all_sublayers_of_a_layer_that_holds_one_that_holds_it_end():
+    outer, inner = layers.Layer(name="outer"), layers.Layer(name="inner")
+    outer.inner, inner.outer, inner.last = inner, outer, layers.ReLU(name="last")
+    assert _keras.all_sublayers(outer) == [inner, outer, inner.last]
+    assert _keras.all_sublayers(inner) == [outer, inner, inner.last]
+
+
+def test_all_sublayers_look_into_each_layer_once_in_a_chain_where_each_holds_the_ones_before(monkeypatch):
+    chain: list[keras.Layer] = []
+    for index in range(12):  # 2 ** 11 ways
+        layer = layers.Layer(name=f"layer_{index}")
+        layer.held = list(chain)
+        chain.append(layer)
+    looks: list[keras.Layer] = []
+    with monkeypatch.context() as patch:
+        sublayers = _keras.sublayers
+        patch.setattr(_keras, "sublayers", lambda layer: looks.append(layer) or sublayers(layer))
+        found = _keras.all_sublayers(chain[-1])
+    assert sorted(map(id, looks)) == sorted(map(id, chain))
+    assert len(found) == 12 * 11 // 2
+
+
 def test_all_sublayers_are_parents_first_and_a_shared_one_once_for_each_holder():
     inner = layers.Dense(3)
     first, second = Holder(inner), Holder(inner)
@@ -457,6 +629,32 @@ def test_own_weights_are_those_of_the_layer_itself_and_of_a_recurrent_layers_cel
     lstm = layers.LSTM(2)
     lstm.build((None, 4, 3))
     assert [variable.name for variable in _keras.own_weights(lstm)] == ["kernel", "recurrent_kernel", "bias"]
+    assert _keras.has_own_weights(lstm)
+
+
+def test_own_weights_of_a_recurrent_layer_are_those_of_all_that_is_in_its_cells_and_its_own_each_once():
+    class WithOwn(layers.RNN):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.own = self.add_weight((2,), name="own")
+            self.kernel = self.cell.cells[0].kernel
+
+    layer = WithOwn([layers.SimpleRNNCell(2, use_bias=False), layers.SimpleRNNCell(2)])
+    layer.build((None, 4, 3))
+    expected = {id(layer.own), *map(id, layer.cell.weights)}
+    assert sorted(map(id, _keras.own_weights(layer))) == sorted(expected)
+
+
+def test_own_weights_are_without_those_that_are_an_attribute_too_but_of_a_layer_inside():
+    layer = layers.SpectralNormalization(dense())
+    layer.build((None, 3))
+    assert layer.kernel is layer.layer.kernel
+    assert [variable.name for variable in _keras.own_weights(layer)] == ["vector_u"]
+
+
+def test_conv_lstm_cell_is_the_cell_of_the_convolutional_lstms():
+    for convolutional in (layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D):
+        assert type(convolutional(2, 2).cell) is _keras.ConvLSTMCell
 
 
 def test_unlocked_lets_a_built_layer_take_state_for_the_moment():
@@ -533,13 +731,16 @@ def test_living_layers_finds_what_holds_a_layer_and_held_by_says_so():
     assert sum(isinstance(one, _keras.Functional) for one in holders) == 2
 
 
-def test_has_traces_from_the_first_predict_until_forget_traces():
-    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
-    assert not _keras.has_traces(model)
-    model.predict(np.ones((1, 2)), verbose=0)
-    assert _keras.has_traces(model)
+def test_forget_traces_makes_anew_what_was_traced_and_nothing_else():
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1, kernel_initializer="ones")])
+    assert model.predict(np.ones((1, 2)), verbose=0) == 2
+    traced = model.predict_function
+    model.layers[0].activation = lambda outputs: outputs / 2
+    assert model.predict(np.ones((1, 2)), verbose=0) == 2
     _keras.forget_traces(model)
-    assert not _keras.has_traces(model)
+    assert model.predict_function not in (traced, None)
+    assert (model.train_function, model.test_function) == (None, None)
+    assert model.predict(np.ones((1, 2)), verbose=0) == 1
 
 
 # --- a model's graph -------------------------------------------------------------------------------------------------
@@ -602,6 +803,32 @@ def test_is_plain_graph_tells_models_that_are_rebuilt_from_their_graph():
     assert [_keras.is_plain_graph(model) for model in models] == [True, True, False, False, False]
 
 
+def test_is_plain_graph_tells_of_no_layer_that_it_is_one():
+    some = [Holder(), layers.Dense(2), layers.MultiHeadAttention(1, 1), layers.Bidirectional(layers.LSTM(1))]
+    assert [_keras.is_plain_graph(layer) for layer in some] == [False] * 4
+
+
+def test_is_plain_graph_tells_what_keras_rebuilds_with_the_layers_that_its_config_names():
+    class Other(layers.Dense):
+        pass
+
+    def change(layer):
+        return (
+            Other.from_config(layer.get_config())
+            if isinstance(layer, layers.Dense)
+            else layer.from_config(layer.get_config())
+        )
+
+    def kinds(model):
+        return [type(layer) for layer in keras.models.clone_model(model, clone_function=change).layers]
+
+    plain = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    assert _keras.is_plain_graph(plain)
+    assert kinds(plain) == [Other]
+    assert _keras.is_plain_graph(functional())
+    assert Other in kinds(functional())
+
+
 def test_output_spec_traces_without_touching_variables():
     count = keras.Variable(0)
 
@@ -612,6 +839,30 @@ def test_output_spec_traces_without_touching_variables():
     spec = _keras.output_spec(function, (keras.KerasTensor((None, 3)),), {"factor": 2.0})
     assert (type(spec["out"]), spec["out"].shape, spec["out"].dtype) == (keras.KerasTensor, (None, 5), "float32")
     assert int(count) == 0
+
+
+def test_trace_calls_with_symbolic_tensors_in_place_of_specs_and_one_for_all_that_are_alike():
+    count, seen = keras.Variable(0), []
+    alike, too = keras.KerasTensor((None, 3)), keras.KerasTensor((None, 3))
+    wider, integer = keras.KerasTensor((None, 4)), keras.KerasTensor((None, 3), "int32")
+
+    def function(given):
+        count.assign(count + 1)
+        seen.append((_keras.in_symbolic_scope(), given))
+
+    assert _keras.trace(function, [alike, {"a": (too, 2.0, None), "b": [wider, integer]}]) is None
+    ((symbolic, (first, rest)),) = seen
+    second, number, none = rest["a"]
+    assert symbolic
+    assert first is second
+    assert (number, none) == (2.0, None)
+    described = [(type(one), *one.shape, one.dtype) for one in (first, *rest["b"])]
+    tensor = type(first)
+    assert tensor is not keras.KerasTensor
+    assert described == [(tensor, None, 3, "float32"), (tensor, None, 4, "float32"), (tensor, None, 3, "int32")]
+    assert int(count) == 0
+    with pytest.raises(ZeroDivisionError):
+        _keras.trace(lambda given: 1 / 0, alike)
 
 
 # --- a compiled model ------------------------------------------------------------------------------------------------
@@ -636,6 +887,22 @@ def test_forget_traces_lets_a_model_see_what_has_changed():
     assert results() == [1.0, 0.0]
     _keras.forget_traces(model)
     assert results() == [2.0, 1.0]
+
+
+def test_trainable_state_is_what_each_layer_was_in_compile():
+    model = functional()
+    assert _keras.trainable_state(model) is None
+    assert _keras.trainable_state(model.layers[1]) is None
+    model.get_layer("tanh").trainable = False
+    model.compile("sgd", "mse")
+    state = _keras.trainable_state(model)
+    assert {layer.name: trainable for layer, trainable in state.items()} == {
+        "model": True,
+        "inputs": True,
+        "shared": True,
+        "tanh": False,
+    }
+    assert state is model._compiled_trainable_state
 
 
 def test_refresh_trainable_state_takes_layers_in_that_compile_did_not_see_and_still_lets_keras_warn_of_changes():
@@ -676,38 +943,118 @@ def test_optimized_variables_are_those_that_the_optimizer_was_built_for(scaled):
     assert [one is other for one, other in zip(optimized, variables, strict=True)] == [True, True]
 
 
-@pytest.mark.parametrize("scaled", [False, True])
-def test_built_like_tells_of_each_variable_of_an_optimizer_what_it_is_there_for(scaled):
-    optimizer = keras.optimizers.Adam(0.5, beta_1=0.25)
-    optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0) if scaled else optimizer
-    kernel, bias = dense(name="same").trainable_variables
-    other, _ = dense(name="same").trainable_variables
-    built, purposes = _keras.built_like(optimizer, [kernel, bias])
-    assert built.get_config() == optimizer.get_config()
-    assert len(purposes) == len(built.variables) == len(set(purposes))
-    slots = {purpose: built.variables[place].shape for place, purpose in enumerate(purposes)}
-    names = {name for purpose in purposes if isinstance(purpose, tuple) for name in purpose[1:]}
-    assert {slots[id(kernel), name] for name in names} == {(3, 2)}
-    assert {slots[id(bias), name] for name in names} == {(2,)}
-    rebuilt, same = _keras.built_like(optimizer, [other, bias])
-    assert [purpose for purpose in same if purpose in purposes] == [
-        purpose for purpose in purposes if not isinstance(purpose, tuple) or purpose[0] == id(bias)
-    ]
-    rebuilt.apply([tf.ones((3, 2)), tf.ones((2,))])
-    assert int(getattr(rebuilt, "inner_optimizer", rebuilt).iterations) == 1
+def every_optimizer(inner: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Return an optimizer of optimizers, three deep."""
+    rest = keras.optimizers.Nadam(0.5)
+    multi = keras.optimizers.MultiOptimizer(keras.optimizers.OptimizerMap(rest, {".*kernel": inner}))
+    return keras.optimizers.LossScaleOptimizer(multi, initial_scale=8.0)
 
 
-def test_set_optimizer_leaves_the_optimizers_variables_out_of_the_models():
-    model = functional()
-    model.compile("sgd", "mse")
-    optimizer = keras.optimizers.Adam()
-    optimizer.build(model.trainable_variables)
-    count = len(model.variables)
-    _keras.set_optimizer(model, optimizer)
-    assert model.optimizer is optimizer
-    assert len(model.variables) == count
-    model.fit(ONES, ONES, verbose=0)
-    assert int(optimizer.iterations) == 1
+def test_optimizers_in_are_those_that_an_optimizer_hands_its_variables_to_and_itself():
+    inner = keras.optimizers.SGD()
+    optimizer = every_optimizer(inner)
+    multi = optimizer.inner_optimizer
+    assert _keras.optimizers_in(optimizer) == [optimizer, multi, *multi.optimizers]
+    assert inner in multi.optimizers
+    assert _keras.optimizers_in(inner) == [inner]
+
+
+def test_shadows_in_an_optimizer_are_the_averages_and_the_iterates_of_each_variable():
+    kernel, bias = dense(bias_initializer="ones").trainable_variables
+    free = keras.optimizers.ScheduleFreeAdamW(use_ema=True)
+    optimizer = every_optimizer(free)
+    optimizer.build([kernel, bias])
+    pairs = _keras.shadows_in(optimizer)
+    assert all(variable is kernel for variable, _ in pairs)
+    assert [id(slot) for _, slot in pairs] == [id(free._model_variables_moving_average[0]), id(free._momentums[0])]
+
+
+def test_rebuild_optimizer_keeps_what_belongs_to_variables_that_stay_and_makes_the_rest_as_a_new_one_has_it():
+    def make() -> keras.optimizers.Optimizer:
+        return every_optimizer(keras.optimizers.Adafactor(0.5, gradient_accumulation_steps=2))
+
+    (kernel, bias), (other, _) = dense(name="same").trainable_variables, dense(name="same").trainable_variables
+    optimizer, new = make(), make()
+    optimizer.build([kernel, bias])
+    new.build([other, bias])
+    optimizer.apply([8.0 * tf.ones((3, 2)), 8.0 * tf.ones((2,))])
+    adafactor, nadam = optimizer.inner_optimizer.optimizers
+    kept = [optimizer.step_counter, adafactor._iterations, nadam._iterations, nadam._momentums[0], nadam._u_product]
+    before = [np.array(variable) for variable in kept]
+    _keras.rebuild_optimizer(optimizer, [other, bias])
+    assert optimizer.inner_optimizer.optimizers == [adafactor, nadam]
+    kept = [optimizer.step_counter, adafactor._iterations, nadam._iterations, nadam._momentums[0], nadam._u_product]
+    assert [np.array(variable).tolist() for variable in kept] == [value.tolist() for value in before]
+    assert np.array(adafactor._accumulated_gradients[0]).tolist() == np.zeros((3, 2)).tolist()
+    # As those of a file are to be: one for one, in order.
+    assert [tuple(variable.shape) for variable in optimizer.variables] == [tuple(v.shape) for v in new.variables]
+    optimizer.apply([tf.ones((3, 2)), tf.ones((2,))])
+    assert int(optimizer.inner_optimizer.iterations) == 2
+
+
+def test_rebuild_optimizer_lets_a_function_choose_for_new_variables_only():
+    (kernel, bias), (other, _) = dense().trainable_variables, dense().trainable_variables
+    optimizer = keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.SGD(momentum=0.5))
+    optimizer.build([kernel, bias])
+    (of_kernel, of_bias), choose = optimizer.optimizers, optimizer._optimizer_map
+    _keras.rebuild_optimizer(optimizer, [bias, other])
+    assert optimizer.optimizers[0] is of_bias
+    assert of_kernel not in optimizer.optimizers
+    assert len(optimizer.optimizers) == 2
+    assert optimizer._optimizer_map is choose
+
+
+def test_rebuild_optimizer_starts_the_average_of_a_new_variable_at_its_value():
+    kernel, bias = dense(bias_initializer="ones").trainable_variables
+    optimizer = keras.optimizers.SGD(use_ema=True)
+    optimizer.build([kernel])
+    _keras.rebuild_optimizer(optimizer, [kernel, bias])
+    averages = [np.array(average) for average in optimizer._model_variables_moving_average]
+    assert averages[0].tolist() == np.zeros((3, 2)).tolist()
+    assert averages[1].tolist() == np.ones(2).tolist()
+
+
+class Unusual(keras.optimizers.Optimizer):
+    """Has a variable before it is built, appends its slots to a list that is there already, and has more in a dict."""
+
+    def __init__(self):
+        super().__init__(learning_rate=0.5)
+        self.calls, self.slots, self.more = self.add_variable((), name="calls"), [], {}
+
+    def build(self, variables):
+        super().build(variables)
+        for variable in variables:
+            self.slots.append(self.add_variable_from_reference(variable, "slot"))
+            self.more[variable.path] = self.add_variable((), name="more")
+
+
+def test_rebuild_optimizer_finds_the_slots_of_an_optimizer_of_ones_own():
+    (kernel, bias), (other, _) = dense(name="one").trainable_variables, dense(name="two").trainable_variables
+    optimizer = Unusual()
+    optimizer.build([kernel, bias])
+    for variable in (optimizer.calls, optimizer.slots[1], optimizer.more[bias.path]):
+        variable.assign(np.full(variable.shape, 3.0))
+    _keras.rebuild_optimizer(optimizer, [bias, other])
+    found = [optimizer.calls, *optimizer.slots, *optimizer.more.values()]
+    assert [float(np.ravel(variable)[0]) for variable in found] == [3.0, 3.0, 0.0, 3.0, 0.0]
+    assert {id(variable) for variable in found} <= {id(variable) for variable in optimizer.variables}
+    assert len(optimizer.variables) == len(found) + 2
+
+
+def test_optimizer_restorer_undoes_it():
+    optimizer = every_optimizer(keras.optimizers.Adam(use_ema=True))
+    kernel, bias = dense().trainable_variables
+    optimizer.build([kernel, bias])
+    optimizer.apply([tf.ones((3, 2)), tf.ones((2,))])
+    variables = optimizer.variables
+    before = [np.array(variable).tolist() for variable in variables]
+    restore = _keras.optimizer_restorer(optimizer)
+    _keras.rebuild_optimizer(optimizer, [bias])
+    restore()
+    assert [id(variable) for variable in optimizer.variables] == [id(variable) for variable in variables]
+    assert [np.array(variable).tolist() for variable in variables] == before
+    optimizer.apply([tf.ones((3, 2)), tf.ones((2,))])
+    assert int(optimizer.iterations) == 2
 
 
 def test_uncompiled_keeps_keras_from_compiling_a_copy():

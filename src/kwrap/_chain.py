@@ -69,6 +69,8 @@ class Link:
         self._named = [
             p for p in parameters if p.kind in (*_BY_POSITION, _KINDS.KEYWORD_ONLY) and p not in by_position[:1]
         ]
+        # Whether it may do another thing in training than in inference.
+        self.minds_training = hook.phase != "always" or any(p.name == "training" for p in self._named)
 
     def __call__(self, proceed: Proceed, arguments: Arguments, training: Any) -> Any:
         """Run the hook's `call` around `proceed`."""

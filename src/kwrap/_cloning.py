@@ -10,7 +10,7 @@ from kwrap._hook import Hook, copies_of
 from kwrap._saving import Hooked, hooks_in, put_hooks, without_hooks
 from kwrap._selection import places
 from kwrap._wrapper import Wrapper
-from kwrap.errors import CloneError, KwrapError
+from kwrap.errors import CloneError, KwrapError, SavedHooksError
 
 __all__ = ["copy_model"]
 
@@ -21,7 +21,10 @@ def copy_model(model: keras.Model) -> keras.Model:
     Raises:
         CloneError: Keras cannot rebuild a model of this class.
     """
-    copy = _rebuild(model, {})
+    try:
+        copy = _rebuild(model, {})
+    except SavedHooksError as error:
+        raise _changed(model, f"{error.found} in {error.layer!r}", error.saved) from error
     _check_alike(model, copy)
     _check_weights(model, copy)
     pairs = [(model, copy), *zip(_keras.all_sublayers(model), _keras.all_sublayers(copy), strict=True)]
@@ -75,9 +78,8 @@ def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.
     count = len(places(layer))
     with without_hooks(layer):
         copy = _rebuild(layer, known)
-        if len(places(copy)) != count and not copy.built:  # it makes the layers in it when it is built
-            copy.build_from_config(layer.get_build_config())
-        _check_alike(layer, copy)
+        if len(places(copy)) == count:
+            _check_alike(layer, copy)
     put_hooks(copy, count, hooks)
     return copy
 
@@ -87,11 +89,12 @@ def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
     classes = [[type(inner) for inner in _keras.flattened(one)] for one in (layer, copy)]
     if classes[0] != classes[1]:
         held, rebuilt = (len(found) - 1 for found in classes)
-        raise CloneError(
-            layer.name,
-            type(layer).__qualname__,
-            f"comes back from its config with other layers in it ({rebuilt}, where it holds {held})",
-        )
+        raise _changed(layer, str(rebuilt), held)
+
+
+def _changed(layer: keras.Layer, rebuilt: str, held: int) -> CloneError:
+    problem = f"comes back from its config with other layers in it ({rebuilt}, where it holds {held})"
+    return CloneError(layer.name, type(layer).__qualname__, problem)
 
 
 def _check_weights(model: keras.Model, copy: keras.Model) -> None:

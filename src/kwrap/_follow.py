@@ -10,7 +10,7 @@ from kwrap._hook import Hook
 from kwrap._saving import follow_classes, set_classes
 from kwrap._wrapper import Wrapper
 
-__all__ = ["follow", "forget_traces"]
+__all__ = ["follow", "forget_traces", "shadows"]
 
 
 def follow(above: Iterable[keras.Layer], undo: ExitStack) -> None:
@@ -34,8 +34,17 @@ def follow(above: Iterable[keras.Layer], undo: ExitStack) -> None:
 def forget_traces(above: Iterable[keras.Layer]) -> None:
     """Make the models among layers trace `fit`, `evaluate` and `predict` anew."""
     for layer in above:
-        if isinstance(layer, keras.Model) and _keras.has_traces(layer):
+        if isinstance(layer, keras.Model):
             _keras.forget_traces(layer)
+
+
+def shadows(above: Iterable[keras.Layer]) -> dict[int, list[keras.Variable]]:
+    """Return the slots that hold weights, as moving averages do, in optimizers of models; by the ids of the weights."""
+    found: dict[int, list[keras.Variable]] = {}
+    for optimizer, _ in _built_optimizers(above):
+        for variable, slot in _keras.shadows_in(optimizer):
+            found.setdefault(id(variable), []).append(slot)
+    return found
 
 
 def _lift_frozen(above: Iterable[keras.Layer], undo: ExitStack) -> None:
@@ -63,17 +72,22 @@ def _is_plain(layer: keras.Layer) -> bool:
 
 def _rebuild_optimizers(above: Iterable[keras.Layer], undo: ExitStack) -> None:
     """Let the optimizers of compiled models have slots for the variables that train now."""
-    users: dict[int, tuple[keras.Optimizer, list[keras.Model]]] = {}
-    for model in above:
-        optimizer = getattr(model, "optimizer", None)
-        if optimizer is not None and optimizer.built:
-            users.setdefault(id(optimizer), (optimizer, []))[1].append(model)
-    for optimizer, models in users.values():
+    for optimizer, models in _built_optimizers(above):
         # Outer models first: what a model and one inside it share is in the order of the outer's.
         trainable = list({id(v): v for model in reversed(models) for v in model.trainable_variables}.values())
         if not _fits(optimizer, trainable, {id(v) for model in models for v in model.variables}):
             undo.callback(_keras.optimizer_restorer(optimizer))
             _keras.rebuild_optimizer(optimizer, trainable)
+
+
+def _built_optimizers(above: Iterable[keras.Layer]) -> list[tuple[keras.Optimizer, list[keras.Model]]]:
+    """Return the optimizers that have slots already, each with the models that were compiled with it."""
+    users: dict[int, tuple[keras.Optimizer, list[keras.Model]]] = {}
+    for model in above:
+        optimizer = getattr(model, "optimizer", None)
+        if optimizer is not None and optimizer.built:
+            users.setdefault(id(optimizer), (optimizer, []))[1].append(model)
+    return list(users.values())
 
 
 def _fits(optimizer: keras.Optimizer, trainable: Iterable[keras.Variable], there: Set[int]) -> bool:

@@ -62,6 +62,14 @@ class Hook(keras.layers.Layer):
     changes_output: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
 
+    phase: Phase
+    targets: Sequence[str] | Callable[[WeightTarget], bool] | None
+    target_weights: tuple[WeightTarget, ...]
+    initialized: bool
+    _layer: weakref.ref[keras.Layer] | None
+    _place: str | None
+    _states: dict[tuple[str, str], keras.Variable]
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         # Each class is registered by itself: one that merely inherits a registered one could not be loaded again.
@@ -90,14 +98,17 @@ class Hook(keras.layers.Layer):
             raise OptionValueError(self.hook_name, "phase", phase, "is not 'always', 'training' or 'inference'")
         # The policy of its own: weights are changed in their own dtype, also under mixed precision.
         super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
-        self.phase = phase
-        object.__setattr__(self, "targets", (targets,) if isinstance(targets, str) else targets)
-        object.__setattr__(self, "target_weights", ())
-        object.__setattr__(self, "_states", {})
-        self._layer: weakref.ref[keras.Layer] | None = None
-        self._place: str | None = None
-        # Whether the state was filled from the layer's weights, or loaded.
-        self.initialized = False
+        # Past Keras' tracking: none of it is state.
+        self.__dict__.update(
+            phase=phase,
+            targets=(targets,) if isinstance(targets, str) else targets,
+            target_weights=(),
+            # Whether the state was filled from the layer's weights, or loaded.
+            initialized=False,
+            _layer=None,
+            _place=None,
+            _states={},
+        )
 
     # --- what a hook overrides -----------------------------------------------------------------------------------
 
@@ -233,10 +244,12 @@ class Hook(keras.layers.Layer):
     def attach(self, layer: keras.Layer, path: str, initialize: Callable[["Hook"], None]) -> None:
         """Make this the hook of `layer`, which is built, and create the hook's variables. For the Wrapper."""
         # A weak reference: Keras saves what it finds in an object's attributes.
-        object.__setattr__(self, "_layer", weakref.ref(layer))
-        object.__setattr__(self, "_initialize", initialize)
-        object.__setattr__(self, "target_weights", self.select_targets(layer, path))
-        self._place = path
+        self.__dict__.update(
+            _layer=weakref.ref(layer),
+            _place=path,
+            _initialize=initialize,
+            target_weights=self.select_targets(layer, path),
+        )
         with _keras.building(self, layer.path):
             self.build(layer)
             if self._counts_steps():

@@ -3,9 +3,9 @@
 Checked against Keras 3.15. Nothing else in kwrap imports `keras.src` or reads an underscore name of a Keras object.
 """
 
-import copy
 import functools
 import gc
+import inspect
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
@@ -57,16 +57,21 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def mirror_call(wrapper: keras.Layer, layer: keras.Layer) -> None:
     """Make `wrapper` take a call's arguments as `layer` does: Keras reads these flags of what a graph calls."""
-    for name in (
+    names = (
         "_call_context_args",  # arguments besides `training` that Keras hands down
         "_call_has_context_arg",
         "_convert_input_args",
         "_allow_non_tensor_positional_args",
         "supports_jit",
-    ):
-        setattr(wrapper, name, getattr(layer, name))
+    )
     # A Wrapper made inside a RematScope must not recompute: its layer does (see `move_remat`).
-    wrapper._remat_mode = None
+    vars(wrapper).update({name: getattr(layer, name) for name in names}, _remat_mode=None)
+
+
+def call_signature(layer: keras.Layer) -> inspect.Signature:
+    """Return the signature of the layer's `call`, which Keras has looked at when it made the layer."""
+    signature: inspect.Signature = layer._call_signature
+    return signature
 
 
 # The modes that recompute a layer's whole call; "activations" recomputes the activation alone, which is the layer's.
@@ -78,6 +83,22 @@ def move_remat(source: keras.Layer, target: keras.Layer) -> None:
     mode: RematMode | None = source._remat_mode
     if mode is not None and mode.mode in _WHOLE_CALL:
         target._remat_mode, source._remat_mode = mode, None
+
+
+def stop_remat(layers: Iterable[keras.Layer]) -> None:
+    """Keep layers from recomputing by themselves: the cells of a recurrent layer, for the reason of `move_remat`."""
+    for layer in layers:
+        mode: RematMode | None = layer._remat_mode
+        if mode is not None and mode.mode in _WHOLE_CALL:
+            # Past `__setattr__`, which would make another of a named tuple.
+            vars(layer).update(_kwrap_remat=mode, _remat_mode=None)
+
+
+def resume_remat(layers: Iterable[keras.Layer]) -> None:
+    """Undo `stop_remat`."""
+    for layer in layers:
+        if "_kwrap_remat" in vars(layer):
+            vars(layer)["_remat_mode"] = vars(layer).pop("_kwrap_remat")
 
 
 def undecorate_build(layer: keras.Layer) -> None:
@@ -401,31 +422,51 @@ def output_spec(function: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return keras.src.backend.compute_output_spec(function, *args, **kwargs)
 
 
+def trace(function: Callable[[Any], None], specs: Any) -> None:
+    """Call `function` with symbolic tensors in place of the KerasTensors in `specs`, as `output_spec` does.
+
+    One stands for all that are alike: it takes TensorFlow as long to make as an op.
+    """
+    kinds = {_kind(spec): spec for spec in keras.tree.flatten(specs) if isinstance(spec, keras.KerasTensor)}
+
+    def call(tensors: Sequence[Any]) -> None:
+        of_kind = dict(zip(kinds, tensors, strict=True))
+        function(keras.tree.map_structure(lambda one: of_kind.get(_kind(one), one), specs))
+
+    output_spec(call, (list(kinds.values()),), {})
+
+
+def _kind(value: Any) -> tuple[Any, ...] | None:
+    return (value.shape, value.dtype, value.sparse) if isinstance(value, keras.KerasTensor) else None
+
+
 # --- a compiled model ------------------------------------------------------------------------------------------------
 
 
-def has_traces(model: keras.Model) -> bool:
-    """Tell whether `fit`, `evaluate` or `predict` of a model was traced."""
-    return any(getattr(model, f"{name}_function", None) is not None for name in ("train", "test", "predict"))
-
-
 def forget_traces(model: keras.Model) -> None:
-    """Make a compiled model trace its functions anew at their next use."""
-    model.train_function = model.test_function = model.predict_function = None
+    """Make a model trace its functions anew at their next use; `fit` may be running, and calls what it finds here."""
+    for name in ("train", "test", "predict"):
+        if getattr(model, f"{name}_function", None) is not None:
+            setattr(model, f"{name}_function", None)
+            getattr(model, f"make_{name}_function")()
+
+
+def trainable_state(model: keras.Layer) -> Any:
+    """Return what Keras compares in `fit`: whether each layer was trainable in `compile`; None if not compiled."""
+    return getattr(model, "_compiled_trainable_state", None)
 
 
 def refresh_trainable_state(model: keras.Model) -> None:
     """Add and drop the layers that kwrap put there from what Keras compares in `fit`, which warns of any change."""
-    known = getattr(model, "_compiled_trainable_state", None)
+    known = trainable_state(model)
     if known is not None:
         _refill(known, {layer: known.get(layer, layer.trainable) for layer in model._flatten_layers()})
 
 
 def trainable_state_restorer(model: keras.Model) -> Callable[[], None]:
     """Return what undoes `refresh_trainable_state`."""
-    known = getattr(model, "_compiled_trainable_state", {})
-    before = dict(known)
-    return lambda: _refill(known, before)
+    known = trainable_state(model)
+    return functools.partial(_refill, {} if known is None else known, dict(known or {}))
 
 
 def _refill(known: dict[Any, Any], content: Mapping[Any, Any]) -> None:
@@ -437,6 +478,17 @@ def _refill(known: dict[Any, Any], content: Mapping[Any, Any]) -> None:
 def optimized_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """Return the model's variables that a built optimizer has slots for."""
     return list(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+
+
+def shadows_in(optimizer: keras.Optimizer) -> list[tuple[keras.Variable, keras.Variable]]:
+    """Return (variable, slot) for the slots that hold weights: moving averages, the iterates of ScheduleFreeAdamW."""
+    found: list[tuple[keras.Variable, keras.Variable]] = []
+    for part in optimizers_in(optimizer):
+        averages = getattr(part, "_model_variables_moving_average", ())
+        iterates = part._momentums if isinstance(part, keras.optimizers.ScheduleFreeAdamW) and part.built else ()
+        for slots in (averages, iterates):
+            found += zip(part._trainable_variables, slots, strict=False)
+    return [(variable, slot) for variable, slot in found if slot is not None]
 
 
 def optimizers_in(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
@@ -507,8 +559,11 @@ _LISTS = ("_variables", "_trainable_variables")
 def _unbuild(optimizer: keras.Optimizer, slots: _Slots) -> None:
     """Make a built optimizer look as it did before, but for the variables that are attributes: its iterations."""
     attributes = vars(optimizer)
-    for name in [name for name in attributes if name.startswith("_self_")]:
-        attributes[name] = copy.copy(attributes[name])  # TensorFlow changes them in place
+    for name, value in attributes.items():
+        if name.startswith("_self_") and isinstance(value, dict | list | set):
+            # TensorFlow changes them in place; plain copies, for Keras' tracker tracks what comes into its own.
+            plain = next(kind for kind in (dict, list, set) if isinstance(value, kind))
+            attributes[name] = plain(value)
     is_variable, _ = attributes.pop("_tracker").config["variables"]
     optimizer._variables, optimizer._trainable_variables, optimizer._trainable_variables_indices = [], [], {}
     optimizer._tracker = Tracker({"variables": (is_variable, optimizer._variables)})
@@ -537,7 +592,7 @@ def _refill_slots(optimizer: keras.Optimizer, before: _Slots) -> None:
 
 
 def _chosen_as_before(multi: keras.optimizers.MultiOptimizer) -> Callable[[keras.Variable], keras.Optimizer]:
-    """Return a MultiOptimizer's choice, which is its own for variables that are new: it may make an optimizer a call."""
+    """Return the choice of a MultiOptimizer; its own, which may make an optimizer a call, for new variables only."""
     choose = multi._optimizer_map
     chosen = {
         id(variable): multi.optimizers[multi._var_to_optimizer_idx[multi._var_key(variable)]]

@@ -1,6 +1,6 @@
 """Whole models: wrap_model, clone_model, unwrap_model, bypass, and finding the hooks that are there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ import keras
 from kwrap import _keras
 from kwrap._cloning import copy_model
 from kwrap._collecting import Collector, collecting
-from kwrap._follow import follow, forget_traces
+from kwrap._follow import follow, forget_traces, shadows
 from kwrap._hook import Hook, Where, copies_of
 from kwrap._plan import HooksLike, Plan, as_rules, check_model, current_plan, make_plan
 from kwrap._registry import registered
@@ -111,18 +111,19 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
     """
     check_model(model)
     placed = places(model)
-    _check_present(model, placed, hooks)
-    removals = [_Removal(place, place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
+    chosen = _chosen(model, placed, hooks)
+    removals = [_Removal(place, place.wrapper, _those_of(place, chosen)) for place in placed if place.wrapper]
     removals = [removal for removal in removals if removal.off or not removal.place.hooks]
     for removal in removals:
         removal.wrapper.finish_loading()
-    values = [value for removal in removals if merge for value in removal.merged()]
     emptied = [removal for removal in removals if not removal.stay]
     alive = Holders(model)
     holders, above = (
         alive.of(removal.wrapper for removal in emptied),
         alive.above(removal.wrapper for removal in removals),
     )
+    beside = shadows(above)
+    values = [value for removal in removals if merge for value in removal.merged(beside)]
     with ExitStack() as undo:
         for removal in removals:
             undo.callback(removal.wrapper.engage)
@@ -153,9 +154,9 @@ class _Removal:
         """The hooks that stay."""
         return tuple(hook for hook in self.place.hooks if hook not in self.off)
 
-    def merged(self) -> list[tuple[keras.Variable, Any]]:
-        """Return (variable, value) that the hooks leave in the weights."""
-        merged: list[tuple[keras.Variable, Any]] = self.wrapper.weight_hooks.merged(self.off)
+    def merged(self, beside: Mapping[int, Sequence[keras.Variable]]) -> list[tuple[keras.Variable, Any]]:
+        """Return (variable, value) that the hooks leave in the weights and in what optimizers keep `beside` them."""
+        merged: list[tuple[keras.Variable, Any]] = self.wrapper.weight_hooks.merged(self.off, beside)
         return merged
 
     def settle(self) -> None:
@@ -174,12 +175,12 @@ def bypass(model: keras.Model, hooks: Chosen | None = None) -> Iterator[keras.Mo
     """
     check_model(model)
     placed = places(model)
-    _check_present(model, placed, hooks)
-    chosen = [(place.wrapper, _those_of(place, hooks)) for place in placed if place.wrapper]
-    before = [(wrapper, wrapper.bypassed) for wrapper, _ in chosen]
-    above = Holders(model).above(wrapper for wrapper, _ in chosen)
+    chosen = _chosen(model, placed, hooks)
+    wrappers = [(place.wrapper, _those_of(place, chosen)) for place in placed if place.wrapper]
+    before = [(wrapper, wrapper.bypassed) for wrapper, _ in wrappers]
+    above = Holders(model).above(wrapper for wrapper, _ in wrappers)
     try:
-        for wrapper, off in chosen:
+        for wrapper, off in wrappers:
             wrapper.bypass((*wrapper.bypassed, *off))
         forget_traces(above)
         yield model
@@ -231,7 +232,8 @@ def _run_eagerly(above: Sequence[keras.Layer], after: ExitStack) -> None:
 def find_hooks(model: keras.Model, hook: str | type[Hook] | None = None) -> list[tuple[str, Hook]]:
     """Return (path, hook) of each hook on `model`: those of a name or class, or all."""
     check_model(model)
-    return [(place.path, found) for place in places(model) for found in _those_of(place, hook)]
+    chosen = None if hook is None else {_key(hook)}
+    return [(place.path, found) for place in places(model) for found in _those_of(place, chosen)]
 
 
 def clone_function(
@@ -260,19 +262,27 @@ def _refuse_place(function: str, where: Where | None, exclude: Where | None, rec
         raise NoHooksError(function, [hook.name for hook in registered()])
 
 
-def _those_of(place: Place, hooks: Any) -> tuple[Hook, ...]:
-    """Return those of the place's hooks that `hooks` means; None: all."""
-    return tuple(hook for hook in place.hooks if hooks is None or any(_means(one, hook) for one in as_list(hooks)))
-
-
-def _means(one: str | type[Hook] | Hook, hook: Hook) -> bool:
-    """Tell whether `one` is the hook, its name, its registered name, or its class."""
-    return hook is one or one in (hook.name, hook.hook_name) or (isinstance(one, type) and isinstance(hook, one))
-
-
-def _check_present(model: keras.Model, placed: Sequence[Place], hooks: Any) -> None:
-    """Raise unless each of `hooks` is on the model, whose places are given."""
+def _chosen(model: keras.Model, placed: Sequence[Place], hooks: Any) -> Set[str | int] | None:
+    """Return the keys of `hooks`; None: all. Raise unless each is on the model, whose places are given."""
+    if hooks is None:
+        return None
     found = [hook for place in placed for hook in place.hooks]
+    there = {key for hook in found for key in _keys(hook)}
     for one in as_list(hooks):
-        if not any(_means(one, hook) for hook in found):
+        if _key(one) not in there:
             raise AbsentHookError(model.name, one, sorted({hook.name for hook in found}))
+    return {_key(one) for one in as_list(hooks)}
+
+
+def _those_of(place: Place, chosen: Set[str | int] | None) -> tuple[Hook, ...]:
+    """Return those of the place's hooks that have one of the keys; None: all."""
+    return tuple(hook for hook in place.hooks if chosen is None or not chosen.isdisjoint(_keys(hook)))
+
+
+def _key(one: str | type[Hook] | Hook) -> str | int:
+    return one if isinstance(one, str) else id(one)
+
+
+def _keys(hook: Hook) -> Set[str | int]:
+    """Return the keys of all that means `hook`: its name, its registered name, its classes, itself."""
+    return {hook.name, hook.hook_name, id(hook), *map(id, type(hook).__mro__)}

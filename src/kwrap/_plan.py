@@ -1,9 +1,10 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
+import gc
 import html
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -16,7 +17,7 @@ from kwrap._plugins import plugins
 from kwrap._registry import registered, use
 from kwrap._selection import Place, Skipped, as_list, places, select
 from kwrap._surgery import Holders, replace_layers
-from kwrap._weights import targets_of
+from kwrap._weights import stored_targets
 from kwrap._wrapper import Wrapper, check_hooks, check_registered
 from kwrap.errors import (
     HookTypeError,
@@ -36,6 +37,24 @@ HooksLike: TypeAlias = HookLike | Sequence[HookLike]
 
 
 _COLUMNS = ("layer", "type", "weights", "hooks")
+_NEVER = 2**31 - 1
+
+
+@contextmanager
+def _collecting_young_only() -> Iterator[None]:
+    """Keep Python's garbage collector off all that lives: it would go through it again and again as the model grows.
+
+    What is made and dropped meanwhile, as graphs are that hooks trace, is young, and collected as ever.
+    """
+    young, middle, old = gc.get_threshold()
+    if old == _NEVER:  # another thread's wrapping will give it back
+        yield
+        return
+    gc.set_threshold(young, middle, _NEVER)
+    try:
+        yield
+    finally:
+        gc.set_threshold(young, middle, old)
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,7 @@ class Plan:
         self.skipped = tuple(skipped)
         self._holders = {place.path: type(place.layer).__name__ for place in all_places}
 
+    @_collecting_young_only()
     def apply(self) -> keras.Model:
         """Put the hooks on the model, in place; return the model.
 
@@ -119,6 +139,7 @@ class Plan:
         added = [entry for entry in self.entries if entry.hooks]
         _check_current(self.model, added)
         wrappers = [_prepare(entry) for entry in added]
+        _check_calls(added, wrappers)
         pairs = [
             (entry.layer, wrapper)
             for entry, wrapper in zip(added, wrappers, strict=True)
@@ -296,7 +317,7 @@ def _as_rule(function: str, given: Any, where: Where | None, exclude: Where | No
 def _check_entry(entry: Entry) -> None:
     layer, path = entry.layer, entry.path
     if not layer.built:
-        raise WrapperStateError(f"{_not_built(f'layer {path!r}')}. One that is never called: exclude=...")
+        raise WrapperStateError(f"{_not_built(f'layer {path!r}')}. To leave out one that is never called: exclude=...")
     check_hooks(layer, entry.all_hooks, path)
 
 
@@ -318,22 +339,39 @@ def _check_current(model: keras.Model, entries: Sequence[Entry]) -> None:
 
 
 def _prepare(entry: Entry) -> Wrapper:
-    """Return a Wrapper with copies of the entry's hooks, built, filled and checked; the model does not know it yet."""
-    copies = copies_of(entry.hooks)
-    wrapper = Wrapper(entry.layer, [*entry.place.hooks, *copies], path=entry.path)
+    """Return a Wrapper with copies of the entry's hooks, built and filled; the model does not know it yet."""
+    wrapper = Wrapper(entry.layer, [*entry.place.hooks, *copies_of(entry.hooks)], path=entry.path)
     wrapper.initialize_hooks()
-    if any(hook.overrides("call") for hook in copies):
-        for args, kwargs, outputs in _keras.recorded_calls(entry.place.held):
-            structure = entry.layer.compute_output_spec(*args, **kwargs)
-            wrapper.check_call(args, kwargs, keras.tree.pack_sequence_as(structure, outputs))
     return wrapper
 
 
-def _values_restorer(wrappers: Iterable[Wrapper]) -> Callable[[], None]:
-    """Return what gives the wrapped weights their present values back."""
-    values = [
-        (target.variable, _keras.read(target.variable)) for wrapper in wrappers for target in targets_of(wrapper.hooks)
+def _check_calls(entries: Sequence[Entry], wrappers: Sequence[Wrapper]) -> None:
+    """Run new hooks' `call` symbolically for each call that a graph recorded of their layers."""
+    calls = [
+        (wrapper, _recorded_call(entry.layer, *call))
+        for entry, wrapper in zip(entries, wrappers, strict=True)
+        if any(hook.overrides("call") for hook in entry.hooks)
+        for call in _keras.recorded_calls(entry.place.held)
     ]
+
+    def check(tensors: Sequence[Any]) -> None:
+        for (wrapper, _), (args, kwargs, outputs) in zip(calls, tensors, strict=True):
+            wrapper.check_call(args, kwargs, outputs)
+
+    # All in one trace: each of its own would take longer than what is traced.
+    _keras.trace(check, [call for _, call in calls])
+
+
+def _recorded_call(layer: keras.Layer, args: Any, kwargs: Any, flat_outputs: Any) -> tuple[Any, Any, Any]:
+    """Return (args, kwargs, outputs) of a call, the outputs nested as the layer gives them."""
+    structure = layer.compute_output_spec(*args, **kwargs)
+    return args, kwargs, keras.tree.pack_sequence_as(structure, flat_outputs)
+
+
+def _values_restorer(wrappers: Iterable[Wrapper]) -> Callable[[], None]:
+    """Return what gives the weights that hooks change as stored their present values back."""
+    targets = [target for wrapper in wrappers for target in stored_targets(wrapper.hooks)]
+    values = [(target.variable, _keras.read(target.variable)) for target in targets]
 
     def restore() -> None:
         for variable, value in values:
@@ -349,6 +387,8 @@ def _engage(entry: Entry, wrapper: Wrapper, undo: ExitStack) -> None:
         undo.callback(wrapper.disengage)
         wrapper.make_ready()
     else:
+        if old.weight_hooks.engaged:
+            undo.callback(old.engage)
         undo.callback(old.set_hooks, tuple(old.hooks))
         old.set_hooks(wrapper.hooks)
         old.make_ready()

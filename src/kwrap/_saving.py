@@ -97,6 +97,32 @@ def put_hooks(layer: keras.Layer, count: int, hooks: Hooks) -> None:
     Raises:
         SavedHooksError: `layer` does not hold `count` layers.
     """
+    if len(places(layer)) == count or isinstance(layer, keras.Model):  # Keras has called a model to build it
+        _put(layer, count, hooks)
+    else:
+        vars(layer)["_kwrap_awaited"] = count, hooks
+        set_classes([(layer, _in_front(_Awaiting, plain_class(layer)))])
+
+
+class _Awaiting:
+    """Stands before the class of a layer that is to make layers yet, until its first call: they have hooks in the file.
+
+    So does a layer without a `build` of its own that holds attention: the graph around calls it, after Keras has marked
+    it as built, and before the state is loaded.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Leave out the layer's class' own, as `Hooked` does."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer as it is, and with its hooks."""
+        set_classes([(self, plain_class(self))])
+        _keras.symbolic_outputs(self, args, kwargs)
+        _put(self, *vars(self).pop("_kwrap_awaited"))
+        return self(*args, **kwargs)
+
+
+def _put(layer: keras.Layer, count: int, hooks: Hooks) -> None:
     found = places(layer)
     if len(found) != count:
         raise SavedHooksError(layer.name, len(found), count)
@@ -121,8 +147,8 @@ def without_hooks(layer: keras.Layer) -> Iterator[None]:
     wrapped = [place for place in places(layer) if place.wrapper is not None]
     holders = [holder for place in wrapped for holder in place.holders]
     parts = [layer, *_keras.all_sublayers(layer)]
-    replace_layers(holders, [(place.held, place.layer) for place in wrapped])
     try:
+        replace_layers(holders, [(place.held, place.layer) for place in wrapped])
         follow_classes(parts)
         yield
     finally:
@@ -149,7 +175,7 @@ def plain_class(layer: keras.Layer) -> type[keras.Layer]:
 
 
 def _plain(cls: type) -> type:
-    return cls.__mro__[2] if cls.__mro__[1] is Hooked else cls
+    return cls.__mro__[2] if cls.__mro__[1] in (Hooked, _Awaiting) else cls
 
 
 def _wanted_class(layer: keras.Layer, known: dict[int, bool]) -> type[keras.Layer]:
@@ -178,9 +204,12 @@ def _has_hooks_inside(layer: keras.Layer, known: dict[int, bool]) -> bool:
 
 def _hooked(plain: type[keras.Layer]) -> type[keras.Layer]:
     if plain not in _classes:
-        own = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
-        _classes[plain] = _register(
-            types.new_class(plain.__name__, (Hooked, plain), exec_body=lambda body: body.update(own))
-        )
+        _classes[plain] = _register(_in_front(Hooked, plain))
         _register(Hooked)  # Keras maps the one name to the class that was registered last
     return _classes[plain]
+
+
+def _in_front(first: type, plain: type[keras.Layer]) -> type[keras.Layer]:
+    """Return a class that looks as `plain`, with the methods of `first` before its own."""
+    own = {name: getattr(plain, name) for name in ("__module__", "__qualname__", "__doc__")}
+    return types.new_class(plain.__name__, (first, plain), exec_body=lambda body: body.update(own))

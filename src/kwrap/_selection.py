@@ -1,8 +1,9 @@
 """Selection: the layers of a model, their paths, and which of them a rule means."""
 
+import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -56,43 +57,60 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A layer or Wrapper, and how it was reached: its holders by their ids, its paths."""
+
+    held: keras.Layer
+    holders: dict[int, keras.Layer] = field(default_factory=dict)
+    paths: list[str] = field(default_factory=list)
+
+    def place(self) -> Place:
+        """Return where it was found."""
+        wrapper = self.held if isinstance(self.held, Wrapper) else None
+        layer, hooks = (wrapper.layer, tuple(wrapper.hooks)) if wrapper else (self.held, ())
+        path, *also = self.paths
+        return Place(path, layer, wrapper, tuple(self.holders.values()), hooks, tuple(also))
+
+
 def places(model: keras.Layer, *, recursive: bool = True) -> list[Place]:
     """Return the places of a model's layers, parents before what they hold; no input layers, no RNN cells."""
-    found: dict[int, Place] = {}
-    _gather(model, "", recursive, found, set(), frozenset())
-    return list(found.values())
+    found: dict[int, _Found] = {}
+    _gather(model, "", recursive, found, {}, frozenset())
+    return [one.place() for one in found.values()]
 
 
 def _gather(
-    holder: keras.Layer, prefix: str, recursive: bool, found: dict[int, Place], taken: set[str], above: frozenset[int]
+    holder: keras.Layer,
+    prefix: str,
+    recursive: bool,
+    found: dict[int, _Found],
+    taken: dict[str, int],
+    above: frozenset[int],
 ) -> None:
     above |= {id(holder)}
     for held in _keras.sublayers(holder):
-        known = found.get(id(held))
         if isinstance(held, keras.layers.InputLayer | Hook):
             continue
-        if known is not None and holder not in known.holders:
-            known = found[id(held)] = replace(known, holders=(*known.holders, holder))
-        if known is not None and len(known.paths) == _MOST_PATHS:
+        known = found.setdefault(id(held), _Found(held))
+        known.holders[id(holder)] = holder
+        if len(known.paths) == _MOST_PATHS:
             continue
         path = _unique(f"{prefix}{held.name}", taken)
-        wrapper = held if isinstance(held, Wrapper) else None
-        layer = wrapper.layer if wrapper else held
-        if known is None:
-            found[id(held)] = Place(path, layer, wrapper, (holder,), tuple(wrapper.hooks) if wrapper else ())
-        else:
-            found[id(held)] = replace(known, also=(*known.also, path))
+        known.paths.append(path)
+        layer = held.layer if isinstance(held, Wrapper) else held
         # A recurrent layer's cell is part of it: its weights are the layer's targets.
         if recursive and id(layer) not in above and not isinstance(layer, keras.layers.RNN):
             _gather(layer, f"{path}/", recursive, found, taken, above)
 
 
-def _unique(path: str, taken: set[str]) -> str:
-    unique, count = path, 1
+def _unique(path: str, taken: dict[str, int]) -> str:
+    """Return `path`, or what it is told by where it stands twice; `taken` counts how often each stood."""
+    unique = path
     while unique in taken:
-        count += 1
-        unique = f"{path}#{count}"
-    taken.add(unique)
+        taken[path] += 1
+        unique = f"{path}#{taken[path]}"
+    taken[unique] = 1
     return unique
 
 
@@ -104,17 +122,14 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
         FixedLayerError: it has a `where`, and means a layer that is held where no Wrapper can be put in its place.
     """
-    for argument, where in (("where", rule.where), ("exclude", rule.exclude)):
-        for part in as_list(where):
-            if not any(matches(part, place) for place in all_places):
-                problem = f"{argument}={part!r} matches no layer of the model"
-                raise RuleError(str(rule), problem, _near(part, all_places))
-    looked_at = [place for place in all_places if rule.where is None or matches(rule.where, place)]
+    named = _named(rule, "where", rule.where, all_places)
+    excluded = _named(rule, "exclude", rule.exclude, all_places)
+    looked_at = [place for place in all_places if rule.where is None or id(place) in named]
     if not looked_at:
         raise RuleError(str(rule), "matches no layer of the model", _near(rule.where, all_places))
     chosen, skipped = [], []
     for place in looked_at:
-        reason = _why_not(rule, place)
+        reason = "excluded" if id(place) in excluded else _why_not(rule, place)
         if reason is None:
             chosen.append(place)
         elif rule.where is not None or _keras.has_own_weights(place.layer):
@@ -124,6 +139,22 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     if not chosen:
         _raise_none_left(rule, looked_at, skipped)
     return chosen, skipped
+
+
+def _named(rule: Rule, argument: str, where: Where | None, all_places: Sequence[Place]) -> set[int]:
+    """Return the ids of the places that `where` names; raise if a part of it names none."""
+    by_path = {path: place for place in all_places for path in place.paths}
+    named: set[int] = set()
+    for part in as_list(where):
+        if isinstance(part, str) and part in by_path and not _is_pattern(part):  # lists of paths may be long
+            found = [by_path[part]]
+        else:
+            found = [place for place in all_places if matches(part, place)]
+        if not found:
+            problem = f"{argument}={part!r} matches no layer of the model"
+            raise RuleError(str(rule), problem, _near(part, all_places))
+        named.update(map(id, found))
+    return named
 
 
 def _replaceable(rule: Rule, chosen: Sequence[Place]) -> tuple[list[Place], list[Skipped]]:
@@ -147,7 +178,8 @@ def _replaceable(rule: Rule, chosen: Sequence[Place]) -> tuple[list[Place], list
 
 def is_meant(rule: Rule, place: Place) -> bool:
     """Tell whether `rule` means the place, whatever it means besides."""
-    return (rule.where is None or matches(rule.where, place)) and _why_not(rule, place) is None
+    excluded = rule.exclude is not None and matches(rule.exclude, place)
+    return (rule.where is None or matches(rule.where, place)) and not excluded and _why_not(rule, place) is None
 
 
 def as_list(given: Any) -> list[Any]:
@@ -176,6 +208,11 @@ def matches(where: Where, place: Place) -> bool:
     )
 
 
+def _is_pattern(text: str) -> bool:
+    return "*" in text or "?" in text
+
+
+@functools.lru_cache  # asked at each path of a model
 def _pattern(text: str) -> re.Pattern[str]:
     """Compile a pattern on paths: `*` within a name, `**` across `/`."""
     parts = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -184,8 +221,6 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 def _why_not(rule: Rule, place: Place) -> str | None:
     hook, layer = rule.hook, place.layer
-    if rule.exclude is not None and matches(rule.exclude, place):
-        return "excluded"
     if not isinstance(layer, hook.layer_type):
         return f"a {type(layer).__name__}; the hook is made for {', '.join(cls.__name__ for cls in hook.layer_type)}"
     if not hook.overrides("call") and (hook.overrides("parametrize") or hook.overrides("constrain")):
@@ -205,8 +240,6 @@ def _why_not(rule: Rule, place: Place) -> str | None:
 def _why_no_target(layer: keras.Layer) -> str:
     if not _keras.has_own_weights(layer):
         return "has no weights of its own"
-    if not weight_targets.is_taught(layer):
-        return how_to_teach(layer)
     if not weight_targets.is_taught(layer):
         return how_to_teach(layer)
     return "none of its own weights is a target of the hook"

@@ -139,9 +139,12 @@ def _decorated(value: Any) -> Sequence[Any]:
     return (attributes["__wrapped__"],) if "__wrapped__" in attributes else ()
 
 
+_NOT_USERS = {"kwrap", "keras", "tensorflow", "numpy", *sys.stdlib_module_names}
+
+
 def _is_users(cls: type) -> bool:
     """Tell whether a class is of neither Python, TensorFlow nor Keras, whose objects hold no layers of a model's."""
-    return cls.__module__.partition(".")[0] not in {"kwrap", "keras", "tensorflow", "numpy", *sys.stdlib_module_names}
+    return cls.__module__.partition(".")[0] not in _NOT_USERS
 
 
 def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[keras.Layer, keras.Layer]]) -> None:
@@ -151,15 +154,24 @@ def replace_layers(holders: Iterable[keras.Layer], replacements: Iterable[tuple[
     saves weights in that order), and in the graphs that call it: the nodes are the new layer's from then on.
     """
     pairs = {id(old): (old, new) for old, new in replacements}
-    all_holders = list(_with_graphs(holders))
-    for holder in all_holders:
-        _replace_in_attributes(holder, pairs, {})
-        _keras.retrack(holder, pairs)
+    of_layer: dict[int, list[int]] = {}
+    for key, (_, new) in pairs.items():
+        of_layer.setdefault(key, []).append(key)
+        of_layer.setdefault(id(new), []).append(key)
+    held = []
+    for holder in _with_graphs(holders):
+        # Of what it holds itself. Of others it may know, untracked, and nobody would ask it to let them go again.
+        own = {key: pairs[key] for layer in _keras.held_by(holder) for key in of_layer.get(id(layer), ())}
+        held.append((holder, own))
+    for holder, own in held:
+        record = _keras.trainable_state(holder)  # by layer, and `refresh_trainable_state` is for it
+        _replace_in_attributes(holder, own, {id(record): (record, record)})
+        _keras.retrack(holder, own)
     for old, new in pairs.values():
         _keras.move_nodes(old, new)
-    for holder in all_holders:
+    for holder, own in held:
         if isinstance(holder, _keras.Functional):
-            _keras.rename_nodes(holder, pairs)
+            _keras.rename_nodes(holder, own)
 
 
 def _with_graphs(holders: Iterable[keras.Layer]) -> Iterable[keras.Layer]:

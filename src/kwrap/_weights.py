@@ -1,7 +1,7 @@
 """What the hooks of one Wrapper do to the weights of its layer: as read, as stored, on being taken off."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,7 +13,7 @@ from kwrap._hook import Hook, accepts
 from kwrap._targets import WeightTarget
 from kwrap.errors import WrapperStateError
 
-__all__ = ["WeightHooks"]
+__all__ = ["WeightHooks", "stored_targets"]
 
 
 class WeightHooks:
@@ -66,7 +66,7 @@ class WeightHooks:
 
     def project(self) -> None:
         """Store each target as the hooks want it stored."""
-        for target in targets_of(self._hooks):
+        for target in stored_targets(self._hooks):
             project(target.variable)
 
     def check(self) -> None:
@@ -90,13 +90,25 @@ class WeightHooks:
         with _keras.AutocastScope(None):
             return {id(t.variable): (t.variable, _parametrized(t, hooks, bool(training))) for t in targets_of(hooks)}
 
-    def merged(self, hooks: Sequence[Hook]) -> list[tuple[keras.Variable, Any]]:
-        """Return (variable, value) that `hooks` leave in their targets when they are taken off.
+    def merged(
+        self, hooks: Sequence[Hook], shadows: Mapping[int, Sequence[keras.Variable]]
+    ) -> list[tuple[keras.Variable, Any]]:
+        """Return (variable, value) that `hooks` leave in their targets, and in the targets' `shadows`, by their ids.
 
         Raises:
             WrapperStateError: one of them changes a weight that a hook before it, which stays, acts on as it is read.
         """
-        return [(target.variable, _merged(target, self._hooks, hooks)) for target in targets_of(hooks)]
+        merging = (hook for hook in hooks if _acts_on_weights(hook) or hook.overrides("merge"))
+        return [
+            (variable, _merged(target, variable, self._hooks, hooks))
+            for target in targets_of(merging)
+            for variable in (target.variable, *shadows.get(id(target.variable), ()))
+        ]
+
+
+def stored_targets(hooks: Iterable[Hook]) -> list[WeightTarget]:
+    """Return the targets that `hooks` change as they are stored, each once."""
+    return targets_of(hook for hook in hooks if hook.overrides("constrain"))
 
 
 def targets_of(hooks: Iterable[Hook]) -> list[WeightTarget]:
@@ -134,9 +146,9 @@ def _parametrized(target: WeightTarget, hooks: Iterable[Hook], training: bool) -
     return value
 
 
-def _merged(target: WeightTarget, hooks: Iterable[Hook], leaving: Sequence[Hook]) -> Any:
-    """Return the weight with the effect of those `hooks` that are `leaving`; exact, or an error."""
-    value = _keras.read(target.variable)
+def _merged(target: WeightTarget, variable: keras.Variable, hooks: Iterable[Hook], leaving: Sequence[Hook]) -> Any:
+    """Return a variable with the effect on the target of those `hooks` that are `leaving`; exact, or an error."""
+    value = _keras.read(variable)
     staying = None
     for hook in hooks:
         if not _changes(hook, target):

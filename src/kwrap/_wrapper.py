@@ -45,6 +45,11 @@ class Wrapper(keras.layers.Layer):
         HookCallError: a hook raised; the cause is chained.
     """
 
+    weight_hooks: WeightHooks
+    _bypassed: tuple[Hook, ...]
+    _loading: bool
+    _place: str
+
     def __new__(cls, layer: keras.Layer, *args: Any, **kwargs: Any) -> "Wrapper":
         wrapper: Wrapper = super().__new__(_class_for(type(layer)), layer, *args, **kwargs)
         return wrapper
@@ -53,19 +58,23 @@ class Wrapper(keras.layers.Layer):
         self, layer: keras.Layer, hooks: Sequence[Hook], *, name: str | None = None, path: str | None = None
     ) -> None:
         check_hooks(layer, hooks, path or layer.name)
-        # Before Layer.__init__, which reads the signature of `call`: Keras then passes what the wrapped layer takes.
-        object.__setattr__(self, "call", functools.wraps(layer.call)(functools.partial(_dispatch, self)))
+        call: Any = functools.wraps(layer.call)(functools.partial(_dispatch, self))
+        call.__signature__ = _keras.call_signature(layer)  # spares whoever asks for it the way through the layer's
+        # Past Keras' tracking, as none of it is state; and before Layer.__init__, which reads the signature of `call`:
+        # Keras then passes what the wrapped layer takes.
+        self.__dict__.update(
+            call=call,
+            weight_hooks=WeightHooks(layer),
+            _bypassed=(),
+            _loading=False,
+            _place=path or name or layer.name,
+            _signature=CallSignature(call),
+        )
         super().__init__(name=name or layer.name, dtype="float32", autocast=False)
         self.layer = layer
-        self.hooks: list[Hook] = []
-        self._bypassed: tuple[Hook, ...] = ()
-        self._place = path or self.name
-        self._signature = CallSignature(layer.call)
-        self._loading = False
-        # Past Keras' tracking: a helper, no state.
-        object.__setattr__(self, "weight_hooks", WeightHooks(layer))
+        self.hooks: list[Hook] = list(hooks)
+        self._compose()
         _keras.mirror_call(self, layer)
-        self.set_hooks(hooks)
         object.__setattr__(self, "_is_made", True)
         if layer.built:
             self.build_hooks()
@@ -75,7 +84,9 @@ class Wrapper(keras.layers.Layer):
     def __getattr__(self, name: str) -> Any:
         """Read through to the layer, except for what Keras and TensorFlow keep on every layer themselves."""
         layer = self.__dict__.get("layer")
-        if layer is None or name in _own_names():
+        if layer is None:  # asked often by Layer.__init__
+            raise AttributeError(name)
+        if name in _own_names():
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if name == "enable_lora":
             raise AttributeError(
@@ -217,11 +228,16 @@ class Wrapper(keras.layers.Layer):
         if not self.weight_hooks.engaged:
             self.weight_hooks.engage(self.hooks)
             _keras.move_remat(self.layer, self)
+            _keras.stop_remat(self._cells())
 
     def disengage(self) -> None:
         """Undo `engage`, but for the values of the weights."""
         self.weight_hooks.disengage()
         _keras.move_remat(self, self.layer)
+        _keras.resume_remat(self._cells())
+
+    def _cells(self) -> list[keras.Layer]:
+        return _keras.all_sublayers(self.layer) if isinstance(self.layer, keras.layers.RNN) else []
 
     # --- build and call ------------------------------------------------------------------------------------------
 
@@ -295,24 +311,21 @@ class Wrapper(keras.layers.Layer):
             return self.layer(*args, **keywords)
 
     def check_call(self, args: Sequence[Any], kwargs: Mapping[str, Any], outputs: Any) -> None:
-        """Run the hooks' `call` symbolically, with `outputs` for the layer's; raise what would be raised in a call.
+        """Run the hooks' `call` with `outputs` for the layer's; raise what would be raised in a call.
 
         Args:
-            args, kwargs, outputs: KerasTensors.
+            args, kwargs, outputs: symbolic tensors; no variable is changed.
 
         Raises:
             OutputChangedError: shape or dtype would change unannounced.
             HookCallError: a hook raises.
         """
-
-        def trace(args: Any, kwargs: Any, outputs: Any, *, training: bool) -> Any:
+        expected = describe(outputs)
+        for training in (True, False) if any(link.minds_training for link in self._links) else (False,):
             arguments = self._signature.bind(args, kwargs)
-            return call_through(self._links, lambda _: outputs, arguments, training)
-
-        for training in (True, False):
-            spec = _keras.output_spec(functools.partial(trace, training=training), (args, kwargs, outputs), {})
-            if not self._changes_output and describe(spec) != describe(outputs):
-                raise OutputChangedError(self._links[0].hook.name, self._place, describe(outputs), describe(spec))
+            received = describe(call_through(self._links, lambda _: outputs, arguments, training))
+            if not self._changes_output and received != expected:
+                raise OutputChangedError(self._links[0].hook.name, self._place, expected, received)
 
     # --- saving --------------------------------------------------------------------------------------------------
 
