@@ -3,7 +3,8 @@
 import gc
 import pickle
 import types
-from collections.abc import Iterator
+from collections import namedtuple
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -154,6 +155,65 @@ def branched() -> keras.Model:
     return keras.Model({"left": left, "right": right}, outputs, name="tree")
 
 
+def flat(value: Any) -> Iterator[keras.Layer]:
+    """Yield the layers in a value, in their order; those of a set, which has none, by name."""
+    if isinstance(value, keras.Layer):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from flat(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from flat(item)
+    elif isinstance(value, set):
+        yield from sorted((item for item in value if isinstance(item, keras.Layer)), key=lambda layer: layer.name)
+
+
+Steps = namedtuple("Steps", ["one", "two"])
+
+# How a layer may hold two others: its attributes.
+WAYS: dict[str, Callable[[keras.Layer, keras.Layer], dict[str, Any]]] = {
+    "attributes": lambda one, two: {"one": one, "two": two},
+    "list": lambda one, two: {"steps": [one, two]},
+    "tuple": lambda one, two: {"steps": (one, two)},
+    "named tuple": lambda one, two: {"steps": Steps(one, two)},
+    "dict": lambda one, two: {"steps": {"one": one, "two": two}},
+    "set": lambda one, two: {"steps": {one, two}},
+    "nested": lambda one, two: {"steps": [1, {"a": ("text", [one])}, ({"b": Steps(None, two)},)]},
+    "several": lambda one, two: {"steps": [one, two], "last": two, "named": {"two": (two,)}},
+}
+
+
+class Keeper(keras.layers.Layer):
+    """Hold two layers in one of `WAYS`, and call one after the other. No `get_config`."""
+
+    def __init__(self, way: Callable[[keras.Layer, keras.Layer], dict[str, Any]], name: str = "keeper"):
+        super().__init__(name=name)
+        held = way(keras.layers.Dense(4, name="first"), keras.layers.Dense(4, name="second"))
+        self.names = tuple(held)
+        for attribute, value in held.items():
+            setattr(self, attribute, value)
+
+    def steps_of(self) -> list[keras.Layer]:
+        """Return the two layers, from where they are held."""
+        return unique(layer for name in self.names for layer in flat(getattr(self, name)))
+
+    def build(self, input_shape: Any) -> None:
+        for layer in self.steps_of():
+            layer.build(input_shape)
+
+    def call(self, inputs: Any) -> Any:
+        for layer in self.steps_of():
+            inputs = layer(inputs)
+        return inputs
+
+
+def keeping(way: str) -> keras.Model:
+    """Return a model of (n, 4) to (n, 2) with a `Keeper` in it."""
+    inputs = keras.Input((4,), name="inputs")
+    return keras.Model(inputs, keras.layers.Dense(2, name="last")(Keeper(WAYS[way])(inputs)), name="around")
+
+
 def data(model: keras.Model, count: int = 8) -> tuple[Any, Any]:
     """Return inputs and targets, as the model takes them."""
     generator = np.random.default_rng(0)
@@ -240,7 +300,7 @@ def snapshot(model: keras.Model) -> dict[str, Any]:
         "variables": [(v.path, id(v), _dump(v.constraint), v.trainable, v.dtype) for v in all_variables(model)],
         "values": [np.array(variable).tobytes() for variable in all_variables(model)],
         "flags": [layer.trainable for layer in unique(layers_of(model))],
-        "config": keras.saving.serialize_keras_object(model)["config"],
+        "config": _config(model),
         "classes": [type(layer) for layer in unique(layers_of(model))],
     }
 
@@ -262,6 +322,13 @@ def all_variables(model: keras.Model) -> list[keras.Variable]:
     """Return the variables of the model, of its optimizer and of its metrics."""
     optimizer = getattr(model, "optimizer", None)
     return unique([*model.variables, *(optimizer.variables if optimizer is not None else ()), *model.metrics_variables])
+
+
+def _config(model: keras.Model) -> Any:
+    try:
+        return keras.saving.serialize_keras_object(model)["config"]
+    except NotImplementedError as error:  # a layer without `get_config`
+        return type(error)
 
 
 def _attributes(part: Any) -> dict[str, Any]:
@@ -289,7 +356,8 @@ def _dump(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Link):
         return ["link", id(value.hook)]
     if isinstance(value, TrackableReference):
-        return [value.name, id(value.ref)]
+        # A tuple cannot change: with other layers in it, it is another one.
+        return [value.name, _dump(value.ref, depth + 1) if isinstance(value.ref, tuple) else id(value.ref)]
     if isinstance(value, Tracker):
         return _dump(vars(value), depth + 1)
     return type(value).__name__ if hasattr(value, "__wrapped__") else (type(value).__name__, id(value))

@@ -89,6 +89,41 @@ EXAMPLES = {
         ],
     ),
     errors.KernelError: (("smallest", "no"), {"kernel": "smallest", "problem": "no"}, ["kernel 'smallest': no"]),
+    errors.TargetAnswerError: (
+        ("plugin a", "dense", "Dense", "gave one weight twice", "Mend it"),
+        {
+            "answerer": "plugin a",
+            "layer": "dense",
+            "kind": "Dense",
+            "problem": "gave one weight twice",
+            "way_out": "Mend it",
+        },
+        ["plugin a, asked for the weight targets of 'dense' (a Dense), gave one weight twice. Mend it."],
+    ),
+    errors.TargetDefinitionError: (
+        ("dense", "is no layer class"),
+        {"name": "dense", "problem": "is no layer class"},
+        ["weight_targets.register(dense): is no layer class."],
+    ),
+    errors.FixedLayerError: (
+        ("block/dense", "block", "Block", "in a closure of Block.call"),
+        {"path": "block/dense", "holder": "block", "kind": "Block", "how": "in a closure of Block.call"},
+        [
+            "layer 'block/dense' is held by 'block' (a Block) in a closure of Block.call",
+            "no Wrapper can be put in its place",
+            "Hold it in an attribute, list, tuple or dict alone, or leave it out with exclude=...",
+        ],
+    ),
+    errors.SavedHooksError: (
+        ("block", 2, 3),
+        {"layer": "block", "found": 2, "saved": 3},
+        [
+            "'block' held 3 layers when it was saved with hooks inside, and holds 2",
+            "the places of its hooks are unknown",
+            "Load it with the class that it was saved with",
+            "build the model, wrap it, and load its weights alone",
+        ],
+    ),
     errors.CloneError: (
         ("net", "Net", "has no get_config"),
         {"name": "net", "kind": "Net", "problem": "has no get_config"},
@@ -130,7 +165,6 @@ FREE_TEXT = {
     errors.KwrapError,
     errors.TargetError,
     errors.ModelTypeError,
-    errors.UnsupportedModelError,
     errors.WrapperStateError,
 }
 
@@ -166,9 +200,8 @@ def test_an_error_goes_to_another_process_and_back(cls, protocol):
 
 @pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError, PluginWarning}, key=lambda cls: cls.__name__))
 def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
-    first, second = cls.__bases__
-    assert first is KwrapError
-    assert second in (TypeError, ValueError, LookupError, RuntimeError, NotImplementedError)
+    assert issubclass(cls, KwrapError)
+    assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError)
 
 
 def test_free_text_is_the_message():

@@ -18,6 +18,7 @@ PUBLIC = [
     "bypass",
     "clone_function",
     "clone_model",
+    "collect",
     "errors",
     "find_hooks",
     "hook",

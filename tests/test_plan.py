@@ -1,5 +1,7 @@
+import html
 import io
 import json
+import re
 import types
 
 import keras
@@ -10,7 +12,7 @@ from rich.console import Console
 import kwrap
 from kwrap import _plan, _selection, errors
 
-from . import specimens
+from . import composites, specimens
 from .specimens import Idle, Times, branched, scale, sequential, shift, snapshot
 
 
@@ -167,8 +169,8 @@ def example() -> kwrap.Plan:
 def test_a_plan_prints_as_a_table_with_what_is_added_marked_and_what_was_skipped_with_its_reason():
     assert repr(example()).splitlines() == [
         "plan for 'line'",
-        "path  layer  weights        hooks",
-        "last  Dense  kernel (5, 3)  specimen_idle > +specimen_times > +specimen_shift",
+        "layer  type   weights        hooks",
+        "last   Dense  kernel (5, 3)  specimen_idle > +specimen_times > +specimen_shift",
         "skipped first: excluded (specimen_shift)",
         "skipped norm: a BatchNormalization; the hook is made for Dense (specimen_shift)",
         "skipped drop: a Dropout; the hook is made for Dense (specimen_shift)",
@@ -215,6 +217,99 @@ def test_a_plan_is_data():
     ]
     assert entry["hooks"][1]["config"]["factor"] == 0.25
     assert plan.as_dict()["skipped"][0] == {"path": "first", "hook": "specimen_shift", "reason": "excluded"}
+
+
+class Branch(keras.layers.Layer):
+    """Call a layer that is given to it."""
+
+    def __init__(self, shared, name):
+        super().__init__(name=name)
+        self.shared = shared
+
+    def call(self, inputs):
+        return self.shared(inputs)
+
+
+def nested() -> kwrap.Plan:
+    """Return a plan for layers in a composite that two others hold, and for one of these."""
+    keeper = specimens.Keeper(specimens.WAYS["list"])
+    inputs = keras.Input((4,))
+    hidden = Branch(keeper, "right")(Branch(keeper, "left")(inputs))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="last")(hidden), name="two_ways")
+    kwrap.wrap_model(model, Idle, where="left/keeper/first")
+    return kwrap.plan(model, [Times().at("**", exclude="last"), scale().at(["right", "left/keeper/second"])])
+
+
+NO_WEIGHTS = "has no weights of its own"
+
+# (depth, name, type, weights, hooks) of each row.
+NESTED = [
+    (0, "left", "Branch", "", ""),
+    (1, "keeper", "Keeper", "", ""),
+    (2, "first = right/keeper/first", "Dense", "kernel (4, 4)", "specimen_idle > +specimen_times"),
+    (2, "second = right/keeper/second", "Dense", "kernel (4, 4)", "+specimen_times > +specimen_scale"),
+    (0, "right", "Branch", "", "+specimen_scale"),
+]
+NESTED_SKIPPED = [
+    f"skipped left, left/keeper, right: {NO_WEIGHTS} (specimen_times)",
+    "skipped last: excluded (specimen_times)",
+]
+
+
+def test_a_plan_is_a_tree_with_what_holds_its_layers_all_paths_of_each_and_what_was_skipped_grouped_by_reason():
+    title, head, *rows = repr(nested()).splitlines()
+    assert (title, head.split()) == ("plan for 'two_ways'", ["layer", "type", "weights", "hooks"])
+    assert rows[len(NESTED) :] == NESTED_SKIPPED
+    starts = [head.index(column) for column in head.split()]
+    spans = list(zip(starts, [*starts[1:], None], strict=True))
+    cells = [tuple(row[start:end].rstrip() for start, end in spans) for row in rows[: len(NESTED)]]
+    assert cells == [("  " * depth + name, *rest) for depth, name, *rest in NESTED]
+
+
+def test_rich_shows_the_same_tree():
+    lines = shown(nested()).splitlines()
+    rows = [[cell.rstrip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert [tuple(row) for row in rows] == [
+        tuple(f" {cell}".rstrip() for cell in ("  " * depth + name, *rest)) for depth, name, *rest in NESTED
+    ]
+    assert [line.strip() for line in lines if "skipped" in line] == NESTED_SKIPPED
+
+
+def test_a_notebook_shows_the_same_tree():
+    page = nested()._repr_html_()
+    rows = re.findall(r'<tr><td style="text-align: left; padding-left: (\d+)em">(.*?)</td>(.*?)</tr>', page)
+    cells = [(int(pad) - 1, name, *re.findall("<td>(.*?)</td>", rest)) for pad, name, rest in rows]
+    assert [(depth, *map(html.unescape, row)) for depth, *row in cells] == NESTED
+    assert [html.unescape(line) for line in re.findall("<li>(.*?)</li>", page)] == NESTED_SKIPPED
+
+
+def test_json_has_all_paths_of_a_layer_and_each_that_was_skipped_alone():
+    data = json.loads(nested().to_json())
+    assert [(entry["path"], entry["also"]) for entry in data["entries"]] == [
+        ("left/keeper/first", ["right/keeper/first"]),
+        ("left/keeper/second", ["right/keeper/second"]),
+        ("right", []),
+    ]
+    assert [(one["path"], one["reason"]) for one in data["skipped"]] == [
+        *((path, NO_WEIGHTS) for path in ("left", "left/keeper", "right")),
+        ("last", "excluded"),
+    ]
+
+
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_every_layer_that_a_plan_changes_is_a_row_below_those_that_hold_it(make):
+    plan = kwrap.plan(make(), Times)
+    rows = [row for row in repr(plan).splitlines()[2:] if not row.startswith("skipped")]
+    above: list[str] = []
+    found = []
+    for row in rows:
+        name = row.split()[0]
+        depth = (len(row) - len(row.lstrip())) // 2
+        above[depth:] = [name]
+        if "+specimen_times" in row:
+            found.append("/".join(above))
+    assert found == [entry.path for entry in plan.entries]
+    assert len(found) > 5
 
 
 def test_an_empty_plan_is_shown_too():
@@ -387,37 +482,181 @@ def test_a_hook_that_raises_leaves_the_hooks_that_were_there_as_they_were(method
     refused(errors.HookCallError, f"no {method}", Failing(method=method), where="second", model=model)
 
 
-def test_a_hook_inside_a_composite_layer_or_subclassed_model_is_not_supported_yet():
-    class Subclassed(keras.Model):
-        def __init__(self):
-            super().__init__(name="whole")
-            self.attention = keras.layers.MultiHeadAttention(2, 2, name="attention")
+@pytest.mark.parametrize("method", ["build", "initialize", "constrain"])
+@pytest.mark.parametrize(
+    "make", [composites.in_graph, composites.tagger, composites.tower], ids=lambda make: make.__name__
+)
+def test_a_hook_that_raises_inside_a_composite_leaves_the_model_as_it_was(make, method):
+    model = kwrap.wrap_model(composites.compiled(make()), specimens.NonNegative, where="**/up")
+    before = snapshot(model)
+    with pytest.raises(errors.HookCallError, match=f"no {method}") as caught:
+        kwrap.wrap_model(model, [specimens.Mask, Idle().at("*"), Failing(method=method).at("**/down")])
+    assert (caught.value.path.rpartition("/")[2], caught.value.during) == ("down", method)
+    assert snapshot(model) == before
 
-        def call(self, inputs):
-            return self.attention(inputs, inputs)
 
-        def get_config(self):
-            return {}
+def test_a_plan_of_a_composite_whose_inside_has_changed_since_is_an_error():
+    model = composites.in_graph()
+    plan = kwrap.plan(model, Times, where="block/**")
+    kwrap.wrap_model(model, Idle, where="block/attention/query")
+    before = snapshot(model)
+    with pytest.raises(errors.WrapperStateError, match=r"'block/attention/query' .* since the plan was made"):
+        plan.apply()
+    assert snapshot(model) == before
 
-        @classmethod
-        def from_config(cls, config):
-            return cls()
 
-    model = Subclassed()
-    model(keras.ops.ones((1, 3, 4)))
-    with pytest.raises(
-        errors.UnsupportedModelError, match=r"'attention' is held by 'whole', a subclassed model \(Subclassed\)"
-    ):
-        kwrap.wrap_model(model, scale, where="attention")
-    inputs = keras.Input((3, 4))
-    model = keras.Model(inputs, keras.layers.MultiHeadAttention(2, 2, name="attention")(inputs, inputs))
+class Unused(keras.Model):
+    """A subclassed model with layers that its call does not reach."""
+
+    def __init__(self):
+        super().__init__(name="whole")
+        self.used = keras.layers.Dense(4, name="used")
+        self.spare = keras.layers.Dense(4, name="spare")
+        self.block = specimens.Keeper(specimens.WAYS["list"], name="block")
+
+    def build(self, input_shape):
+        self.used.build(input_shape)
+
+    def call(self, inputs):
+        return self.used(inputs)
+
+
+def with_unbuilt() -> keras.Model:
+    model = Unused()
+    model(np.ones((2, 4), "float32"))
+    return model
+
+
+@pytest.mark.parametrize("hook", [Times, specimens.Mask, specimens.NonNegative, Idle, scale, shift])
+@pytest.mark.parametrize(
+    ("where", "path"),
+    [
+        (None, "spare"),
+        ("**", "spare"),
+        ("spare", "spare"),
+        ("**/second", "block/second"),
+        (keras.layers.Dense, "spare"),
+    ],
+)
+def test_a_layer_that_is_not_built_is_an_error_that_names_it_and_asks_to_call_the_model_once(hook, where, path):
+    model = with_unbuilt()
     before = snapshot(model)
     with pytest.raises(
-        errors.UnsupportedModelError,
-        match=r"'attention/query' is held by 'attention', a composite layer \(MultiHeadAttention\)",
-    ):
-        kwrap.wrap_model(model, Times)
+        errors.WrapperStateError, match=f"layer {path!r} is not built: .* call it once on data"
+    ) as caught:
+        kwrap.wrap_model(model, hook, where=where)
+    assert "one that is never called: exclude=" in str(caught.value)
     assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("hook", [Idle, scale])
+def test_a_composite_that_is_not_built_is_an_error_where_it_is_named(hook):
+    with pytest.raises(errors.WrapperStateError, match="layer 'block' is not built"):
+        kwrap.wrap_model(with_unbuilt(), hook, where="block")
+
+
+@pytest.mark.parametrize("hook", [Times, scale])
+def test_what_is_never_called_can_be_left_out(hook):
+    model = kwrap.wrap_model(with_unbuilt(), hook, exclude=["spare", "block/**"])
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["used"]
+
+
+def test_after_one_call_what_was_not_built_is_wrapped():
+    model = with_unbuilt()
+    model.block(model.spare(np.ones((2, 4), "float32")))
+    kwrap.wrap_model(model, Times)
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["used", "spare", "block/first", "block/second"]
+
+
+class Closed(keras.layers.Layer):
+    """Hold two layers, and call one of them by a function that closes over it."""
+
+    def __init__(self):
+        super().__init__(name="closed")
+        kept = self.kept = keras.layers.Dense(4, name="kept")
+        self.free = keras.layers.Dense(4, name="free")
+        self.function = lambda inputs: kept(inputs)
+
+    def call(self, inputs):
+        return self.free(self.function(inputs))
+
+
+def closed() -> keras.Model:
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, keras.layers.Dense(2, name="last")(Closed()(inputs)), name="around")
+
+
+@pytest.mark.parametrize("hook", [Times, scale, Idle])
+@pytest.mark.parametrize(
+    "where", ["closed/kept", "**", "**/kept", keras.layers.Dense, lambda layer, path: "kept" in path]
+)
+def test_a_rule_for_a_layer_that_cannot_be_replaced_is_an_error_and_nothing_changes(hook, where):
+    model = compiled_around(closed())
+    before = snapshot(model)
+    with pytest.raises(errors.FixedLayerError, match=r"'closed/kept' is held by 'closed' \(a Closed\)") as caught:
+        kwrap.wrap_model(model, [Idle(name="other").at("last"), hook().at(where)])
+    error = caught.value
+    assert (error.path, error.holder, error.kind) == ("closed/kept", "closed", "Closed")
+    assert error.how == "in a closure of Closed.__init__.<locals>.<lambda>"
+    assert snapshot(model) == before
+
+
+def compiled_around(model: keras.Model) -> keras.Model:
+    model.compile("adam", "mse", jit_compile=False)
+    model.train_on_batch(np.ones((2, 4), "float32"), np.ones((2, 2), "float32"))
+    return model
+
+
+@pytest.mark.parametrize("hook", [Times, scale, shift])
+def test_a_rule_without_where_leaves_out_what_cannot_be_replaced_and_says_so(hook):
+    model = closed()
+    plan = kwrap.plan(model, hook)
+    assert [entry.path for entry in plan.entries] == ["closed/free", "last"]
+    (skipped,) = [one for one in plan.skipped if one.path == "closed/kept"]
+    assert skipped.reason == (
+        "held in a closure of Closed.__init__.<locals>.<lambda>, where nothing can be put in its place"
+    )
+    plan.apply()
+    assert type(model.get_layer("closed").kept) is keras.layers.Dense
+    assert isinstance(model.get_layer("closed").free, kwrap.Wrapper)
+
+
+def test_what_holds_a_layer_that_cannot_be_replaced_can_be_wrapped_itself_and_the_layer_left_out():
+    model = closed()
+    kwrap.wrap_model(model, [scale().at("closed"), Times().at("closed/**", exclude="**/kept")])
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["closed", "closed/free"]
+
+
+def test_a_layer_that_nobody_taught_is_skipped_with_how_to_teach_it():
+    class Gate(keras.layers.Layer):
+        def build(self, input_shape):
+            self.gate = self.add_weight((input_shape[-1],), name="gate")
+
+        def call(self, inputs):
+            return inputs * self.gate
+
+    model = keras.Sequential([keras.layers.Input((4,)), Gate(name="gate"), keras.layers.Dense(2, name="last")])
+    (skipped,) = kwrap.plan(model, Times).skipped
+    assert skipped.path == "gate"
+    assert "@kwrap.weight_targets.register(Gate)" in skipped.reason
+    assert "get_weight_targets()" in skipped.reason
+    with pytest.raises(errors.RuleError, match=r"gate: nobody says which of its own weights .*register\(Gate\)"):
+        kwrap.plan(model, Times, where="gate")
+
+
+def test_layers_that_hold_layers_are_skipped_by_a_call_hook_unless_they_are_named():
+    class Weighted(specimens.Keeper):
+        def build(self, input_shape):
+            super().build(input_shape)
+            self.own = self.add_weight((), initializer="ones", name="own")
+
+    model = keras.Sequential([keras.layers.Input((4,)), Weighted(specimens.WAYS["list"], name="block")])
+    plan = kwrap.plan(model, scale)
+    assert [entry.path for entry in plan.entries] == ["block/first", "block/second"]
+    assert [(one.path, one.reason) for one in plan.skipped] == [
+        ("block", "holds layers; name it with where=... to put the hook on it")
+    ]
+    assert [entry.path for entry in kwrap.plan(model, scale, where="block").entries] == ["block"]
 
 
 def test_selection_of_a_plan_is_that_of_the_rules():

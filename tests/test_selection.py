@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kwrap
-from kwrap import errors
+from kwrap import _keras, errors
 from kwrap._hook import Rule
 from kwrap._selection import Place, matches, places, select
 
-from . import specimens
+from . import composites, specimens, zoo
 
 BRANCHED = ["shared", "encoder", "encoder/inner", "encoder/drop", "tower", "tower/inner", "same", "both"]
 
@@ -79,38 +79,154 @@ def test_a_path_that_stands_twice_is_told_apart_by_a_number():
     assert paths(block()) == ["block", "block/dense", "block/dense#2", "block/drop", "head"]
 
 
-def test_selection_sees_inside_composites_and_subclassed_models():
-    class Subclassed(keras.Model):
+@pytest.mark.parametrize("way", specimens.WAYS)
+def test_a_layer_has_a_place_however_it_is_held(way):
+    model = specimens.keeping(way)
+    assert sorted(paths(model)) == ["keeper", "keeper/first", "keeper/second", "last"]
+    found = {place.path: place for place in places(model)}
+    first, second = model.get_layer("keeper").steps_of()
+    assert (found["keeper/first"].layer, found["keeper/second"].layer) == (first, second)
+    assert found["keeper/second"].holders == (model.get_layer("keeper"),)
+
+
+ATTENTION = ["query", "key", "value", "softmax", "dropout", "attention_output"]
+
+# What holds layers, and their paths below it.
+COMPOSITES = {
+    "MultiHeadAttention": (keras.layers.MultiHeadAttention, {"num_heads": 1, "key_dim": 2, "dropout": 0.5}, ATTENTION),
+    "GroupQueryAttention": (
+        keras.layers.GroupQueryAttention,
+        {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1, "dropout": 0.5},
+        ATTENTION,
+    ),
+    "TimeDistributed": (keras.layers.TimeDistributed, {"layer": keras.layers.Dense(2, name="each")}, ["each"]),
+    "Bidirectional": (
+        keras.layers.Bidirectional,
+        {"layer": keras.layers.LSTM(2, name="rnn")},
+        ["forward_rnn", "backward_rnn"],
+    ),
+    "SpectralNormalization": (
+        keras.layers.SpectralNormalization,
+        {"layer": keras.layers.Dense(2, name="dense")},
+        ["dense"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMPOSITES)
+def test_what_keras_own_composites_hold_has_places(case):
+    cls, options, inside = COMPOSITES[case]
+    layer = cls(name="it", **options)
+    inputs = keras.Input((3, 4))
+    model = keras.Model(inputs, layer(inputs, inputs) if inside is ATTENTION else layer(inputs))
+    found = [re.sub(r"_\d+$", "", path) for path in paths(model)]  # Keras numbers what it names itself
+    assert sorted(found) == sorted(["it", *(f"it/{name}" for name in inside)])
+
+
+def test_a_sequential_model_in_a_layer_and_a_composite_in_a_sequential_model_have_places():
+    class Outer(keras.layers.Layer):
         def __init__(self):
-            super().__init__()
-            self.attention = keras.layers.MultiHeadAttention(2, 2, name="attention")
-            self.blocks = [Block(name="block")]
+            super().__init__(name="outer")
+            self.line = keras.Sequential([Block(name="block"), keras.layers.ReLU(name="relu")], name="line")
 
         def call(self, inputs):
-            return self.blocks[0](self.attention(inputs, inputs))
+            return self.line(inputs)
 
-    model = Subclassed()
-    model(keras.ops.ones((1, 3, 4)))
-    assert {"attention/query", "attention/key", "attention/value", "block/dense"} <= set(paths(model))
+    model = keras.Sequential([keras.layers.Input((4,)), Outer()])
+    inside = ["block", "block/dense", "block/dense#2", "block/drop", "relu"]
+    assert paths(model) == ["outer", "outer/line", *(f"outer/line/{path}" for path in inside)]
+
+
+def test_what_a_subclassed_model_holds_has_places():
+    model = composites.deep_tagger()
+    weighted = [place.path for place in places(model) if _keras.has_own_weights(place.layer)]
+    inside = ["attention/query", "attention/key", "attention/value", "attention/attention_output", "up", "down"]
+    blocks = [f"{block}/{path}" for block in ("block_0", "block_1") for path in [*inside, "line/inner"]]
+    assert [re.sub(r"_\d+$", "", path) for path in weighted] == [
+        "embed",
+        *blocks,
+        "both/forward_lstm",
+        "both/backward_lstm",
+        "apart/each",
+        "head",
+    ]
+
+
+def test_what_a_subclass_of_functional_holds_beside_its_graph_has_places_too_after_those_of_the_graph():
+    outermost = [path for path in paths(composites.tower()) if "/" not in path]
+    assert outermost == ["body", "last", "beside"]
+    assert "beside/corrected" in paths(composites.tower())
+
+
+def test_paths_in_a_backbone_of_keras_hub_are_readable_and_equal_in_two_of_them():
+    def weighted(backbone):
+        return [place.path for place in places(backbone) if _keras.has_own_weights(place.layer)]
+
+    first, second = (weighted(zoo.build("bert").backbone) for _ in range(2))
+    assert "transformer_layer_0/self_attention_layer/query" in first
+    assert "transformer_layer_1/feedforward_output_dense" in first
+    assert first == second
+
+
+def test_paths_are_equal_for_the_same_architecture_built_twice_with_names():
+    class Named(keras.Model):
+        def __init__(self):
+            super().__init__()  # the model's own name is in no path
+            self.blocks = {
+                "a": [Block(name="block"), Block(name="block")],
+                "b": (specimens.Keeper(specimens.WAYS["dict"]),),
+            }
+            self.attention = keras.layers.TimeDistributed(keras.layers.Dense(2, name="each"), name="apart")
+
+        def call(self, inputs):
+            for layer in (*self.blocks["a"], *self.blocks["b"], self.attention):
+                inputs = layer(inputs)
+            return inputs
+
+    first, second = Named(), Named()
+    second(keras.ops.ones((1, 3, 4)))
+    first(keras.ops.ones((1, 3, 4)))
+    assert first.name != second.name
+    assert paths(first) == paths(second)
+    assert {"block", "block/dense#2", "block#2", "block#2/dense#2", "keeper/first", "apart/each"} <= set(paths(first))
+
+
+def test_what_lies_below_the_second_of_two_layers_of_one_name_lies_below_its_number():
+    class Three(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(name="three")
+            self.blocks = [Block(name="block") for _ in range(3)]
+
+        def call(self, inputs):
+            return inputs
+
+    assert paths(keras.Sequential([Three()])) == [
+        "three",
+        *(
+            f"three/{block}{rest}"
+            for block in ("block", "block#2", "block#3")
+            for rest in ("", "/dense", "/dense#2", "/drop")
+        ),
+    ]
+
+
+@pytest.mark.parametrize("make", [composites.in_graph, composites.tagger, composites.tower, composites.graph_in_class])
+def test_no_two_places_have_a_path_in_common(make):
+    found = [path for place in places(make()) for path in place.paths]
+    assert len(found) == len(set(found)) > 10
 
 
 @pytest.mark.parametrize(
     "layer",
     [
         keras.layers.LSTM(2, name="rnn"),
+        keras.layers.RNN(keras.layers.GRUCell(2), name="rnn"),
         keras.layers.RNN([keras.layers.GRUCell(2), keras.layers.LSTMCell(2)], name="rnn"),
     ],
-    ids=["LSTM", "stacked cells"],
+    ids=["LSTM", "a cell", "stacked cells"],
 )
 def test_the_cells_of_a_recurrent_layer_have_no_place(layer):
     assert paths(keras.Sequential([keras.layers.Input((3, 4)), layer])) == ["rnn"]
-
-
-def test_a_bidirectional_layers_halves_have_places():
-    model = keras.Sequential(
-        [keras.layers.Input((3, 4)), keras.layers.Bidirectional(keras.layers.LSTM(2, name="rnn"), name="both")]
-    )
-    assert paths(model) == ["both", "both/forward_rnn", "both/backward_rnn"]
 
 
 def test_wrapping_moves_no_path_and_a_place_has_the_layer_its_wrapper_and_its_hooks():
@@ -123,6 +239,131 @@ def test_wrapping_moves_no_path_and_a_place_has_the_layer_its_wrapper_and_its_ho
         wrapped = place.path in ("encoder/inner", "tower/inner")
         assert isinstance(place.held, kwrap.Wrapper) == wrapped
         assert [hook.name for hook in place.hooks] == ["specimen_idle"] * wrapped
+
+
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_paths_and_holders_are_the_same_before_between_and_after_also_where_composites_are_wrapped(make):
+    def seen():
+        return [(place.paths, id(place.layer), [id(holder) for holder in place.holders]) for place in places(model)]
+
+    model = make()
+    before = seen()
+    kwrap.wrap_model(model, specimens.Idle, where="**")
+    assert all(place.wrapper for place in places(model))
+    assert seen() == before
+    kwrap.unwrap_model(model)
+    assert not any(place.wrapper for place in places(model))
+    assert seen() == before
+
+
+# --- a layer that is reached by two ways -----------------------------------------------------------------------------
+
+
+class Branch(keras.layers.Layer):
+    """Call a layer that is given to it."""
+
+    def __init__(self, shared, name):
+        super().__init__(name=name)
+        self.shared = shared
+
+    def call(self, inputs):
+        return self.shared(inputs)
+
+
+def two_ways() -> keras.Model:
+    """Return a model where a block is reached through "left" and "right"."""
+    block = Block(name="block")
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, Branch(block, "right")(Branch(block, "left")(inputs)), name="two_ways")
+
+
+def test_a_layer_that_is_reached_by_two_ways_is_one_place_with_both_paths():
+    model = two_ways()
+    found = {place.path: place.also for place in places(model)}
+    assert found == {
+        "left": (),
+        "left/block": ("right/block",),
+        "left/block/dense": ("right/block/dense",),
+        "left/block/dense#2": ("right/block/dense#2",),
+        "left/block/drop": ("right/block/drop",),
+        "right": (),
+    }
+    (block,) = [place for place in places(model) if place.path == "left/block"]
+    assert block.holders == (model.get_layer("left"), model.get_layer("right"))
+
+
+def test_a_layer_that_is_reached_by_two_ways_gets_one_wrapper():
+    model = kwrap.wrap_model(two_ways(), specimens.scale, where="*/block")
+    left, right = (model.get_layer(name).shared for name in ("left", "right"))
+    assert type(left).__mro__[1] is kwrap.Wrapper
+    assert left is right
+    assert [path for path, _ in kwrap.find_hooks(model)] == ["left/block"]
+
+
+BOTH_WAYS = [
+    "left/block/drop",
+    "right/block/drop",
+    "right/**/drop",
+    re.compile("^right.*drop$"),
+    re.compile("^left.*drop$"),
+    lambda layer, path: path == "right/block/drop",
+    lambda layer, path: path == "left/block/drop",
+    ["right/block/drop"],
+    keras.layers.Dropout,
+]
+
+
+@pytest.mark.parametrize("where", BOTH_WAYS, ids=[str(index) for index in range(len(BOTH_WAYS))])
+def test_each_path_of_a_layer_names_it_and_excludes_it(where):
+    assert chosen(two_ways(), specimens.Idle, where=where) == ["left/block/drop"]
+    everything = chosen(two_ways(), specimens.Idle, where="**")
+    left = chosen(two_ways(), specimens.Idle, where="**", exclude=where)
+    assert left == [path for path in everything if path != "left/block/drop"]
+
+
+def test_the_nearest_paths_of_an_error_are_also_those_besides_the_first():
+    with pytest.raises(errors.RuleError) as caught:
+        kwrap.plan(two_ways(), specimens.Idle, where="right/block/drp")
+    assert caught.value.nearest[0] == "right/block/drop"
+
+
+def test_a_layer_that_holds_one_that_holds_it_is_told_by_a_path_that_ends():
+    outer = Branch(None, "outer")
+    outer.shared = Branch(outer, "inner")
+    model = keras.Sequential([outer], name="line")
+    found = {place.path: place.also for place in places(model)}
+    assert found == {"outer": ("outer/inner/outer",), "outer/inner": ()}
+
+
+@pytest.mark.parametrize("order", [list, lambda layers: list(reversed(layers))], ids=["as built", "the last one first"])
+def test_layers_that_each_hold_the_one_before_are_few_paths_each_and_looked_into_as_often(monkeypatch, order):
+    class Chain(keras.Model):
+        def __init__(self, count):
+            super().__init__()
+            layers = [keras.layers.Dense(1, name="layer_0")]
+            for index in range(1, count):
+                layers.append(Branch(layers[-1], f"layer_{index}"))
+            self.chain = order(layers)
+
+        def call(self, inputs):
+            return inputs
+
+    def work(count):
+        calls = []
+        with monkeypatch.context() as patch:
+            sublayers = _keras.sublayers
+            patch.setattr(_keras, "sublayers", lambda layer: calls.append(layer) or sublayers(layer))
+            found = places(model := Chain(count))
+        assert len(found) == count
+        for place in found:
+            branches = [holder for holder in model.chain if getattr(holder, "shared", None) is place.layer]
+            assert set(place.holders) == {model, *branches}
+        return len(calls), sum(len(place.paths) for place in found)
+
+    (looks, all_paths), (more_looks, more_paths) = work(40), work(80)
+    assert more_looks <= 2.1 * looks
+    assert more_paths <= 2.1 * all_paths
+    assert more_paths <= 8 * 80
 
 
 # --- where: every form -----------------------------------------------------------------------------------------------
@@ -284,7 +525,7 @@ def test_what_holds_layers_is_meant_where_the_layer_type_names_it():
 
 
 def test_a_target_belongs_to_the_layer_that_owns_it_and_never_to_its_parents():
-    with pytest.raises(errors.RuleError, match="none of its own weights is a target"):
+    with pytest.raises(errors.RuleError, match="encoder: has no weights of its own"):
         kwrap.plan(specimens.branched(), specimens.Times, where="encoder")
 
 
