@@ -173,6 +173,40 @@ class Unconfigured(keras.Model):
 # --- one of each -----------------------------------------------------------------------------------------------------
 
 
+@registered
+class Gan(keras.Model):
+    """Two models in one of its own training: no `call`, two optimizers, a `compile` of its own."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.maker = keras.Sequential([keras.Input((2,)), _dense(4, "hidden"), _dense(3, "image")], name="maker")
+        self.judge = keras.Sequential([keras.Input((3,)), _dense(4, "hidden"), _dense(1, "verdict")], name="judge")
+
+    def compile(self, maker_optimizer, judge_optimizer):
+        super().compile()
+        self.maker_optimizer, self.judge_optimizer = maker_optimizer, judge_optimizer
+
+    def train_step(self, real):
+        noise = keras.random.normal((tf.shape(real)[0], 2), seed=1)
+        with tf.GradientTape() as tape:
+            loss = keras.ops.mean(self.judge(self.maker(noise))) - keras.ops.mean(self.judge(real))
+        variables = self.judge.trainable_variables
+        self.judge_optimizer.apply(tape.gradient(loss, variables), variables)
+        with tf.GradientTape() as tape:
+            made = -keras.ops.mean(self.judge(self.maker(noise)))
+        variables = self.maker.trainable_variables
+        self.maker_optimizer.apply(tape.gradient(made, variables), variables)
+        return {"loss": loss}
+
+
+def gan() -> Gan:
+    """Return a Gan, compiled and trained for a step on images of shape (3,)."""
+    model = Gan(name="gan")
+    model.compile(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.1))
+    model.fit(np.ones((4, 3), "float32"), verbose=0)
+    return model
+
+
 def in_graph() -> keras.Model:
     """Return a Functional model around composites; one of them holds another."""
     inputs = keras.Input((5, 4), name="inputs")
@@ -206,6 +240,11 @@ def graph_in_class() -> keras.Model:
     """Return a subclassed model around a Functional one and a Sequential one, which hold composites."""
     line = keras.Sequential([keras.Input((5, 4)), Block(name="block"), keras.layers.Dense(2, name="last")], name="line")
     return _called(Twin(in_graph(), line, name="twin"))
+
+
+def unconfigured() -> keras.Model:
+    """Return a small subclassed model, which cannot be made again."""
+    return _called(Unconfigured(3))
 
 
 MODELS = {make.__name__: make for make in (in_graph, tagger, deep_tagger, tower, class_in_graph, graph_in_class)}

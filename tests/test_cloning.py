@@ -5,7 +5,7 @@ import pytest
 import kwrap
 from kwrap import errors
 
-from . import specimens
+from . import composites, specimens, zoo
 from .specimens import (
     Adapter,
     Idle,
@@ -312,6 +312,119 @@ def test_an_exact_copy_of_an_exact_copy_is_exact():
     assert same(state(kwrap.clone_model(kwrap.clone_model(model))), state(model))
 
 
+# --- layers inside of layers, and classes of one's own ---------------------------------------------------------------
+
+INSIDE = [Mask(), NonNegative(), Times(factor=0.75), Adapter().at(keras.layers.Dense)]
+# Tower has a layer beside its graph, which the loss does not see.
+quiet = pytest.mark.filterwarnings("ignore:Gradients do not exist for variables:UserWarning")
+
+
+def trained(make, hooks=()) -> keras.Model:
+    """Return a model of the module `composites`, trained and wrapped and trained on."""
+    model = composites.compiled(make(), run_eagerly=True)
+    composites.train(model, 1)
+    if hooks:
+        composites.train(kwrap.wrap_model(model, list(hooks)), 1)
+    return model
+
+
+@quiet
+@pytest.mark.parametrize("hooks", [(), INSIDE], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_a_copy_of_any_model_is_exact_and_nothing_of_it_is_the_originals(make, hooks):
+    model = trained(make, hooks)
+    before = snapshot(model)
+    copy = kwrap.clone_model(model)
+    assert snapshot(model) == before
+    assert [layer.__class__.__mro__ for layer in copy._flatten_layers()] == [
+        layer.__class__.__mro__ for layer in model._flatten_layers()
+    ]
+    assert same(values(copy.weights), values(model.weights))
+    assert same(values(copy.optimizer.variables), values(model.optimizer.variables))
+    assert [variable.trainable for variable in copy.variables] == [variable.trainable for variable in model.variables]
+    assert same(composites.outputs(copy), composites.outputs(model))
+    for parts in (specimens.layers_of, specimens.all_variables, lambda m: [hook for _, hook in kwrap.find_hooks(m)]):
+        assert {id(part) for part in parts(model)}.isdisjoint(id(part) for part in parts(copy))
+
+
+@quiet
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_a_copy_of_any_model_trains_on_as_the_original_would_and_leaves_it_alone(make):
+    model = trained(make, INSIDE)
+    model.reset_metrics()
+    copy = kwrap.clone_model(model)
+    before = snapshot(model)
+    losses = composites.train(copy, 2)
+    trained_copy, outputs = values(copy.weights), composites.outputs(copy)
+    kwrap.unwrap_model(copy)
+    assert not same(values(copy.weights), values(model.weights))
+    assert snapshot(model) == before
+    assert composites.train(model, 2) == losses
+    assert same(values(model.weights), trained_copy)
+    assert same(composites.outputs(model), outputs)
+
+
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_a_wrapped_copy_of_any_model_is_as_the_model_wrapped_in_place(make):
+    model = make()
+    copy = kwrap.clone_model(model, INSIDE)
+    assert kwrap.find_hooks(model) == []
+    kwrap.wrap_model(model, INSIDE)
+    named = [[path for path, hook in kwrap.find_hooks(one, Adapter)] for one in (copy, model)]
+    assert named[0] == named[1]
+    assert len(kwrap.find_hooks(copy)) == len(kwrap.find_hooks(model))
+    assert same(values(copy.weights), values(model.weights))
+    assert same(composites.outputs(copy), composites.outputs(model))
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma"])
+def test_a_copy_of_a_task_and_of_a_backbone_of_keras_hub_is_of_its_class_and_exact(name):
+    model = zoo.build(name)
+    kwrap.wrap_model(model, [Mask, NonNegative])
+    inputs = zoo.ZOO[name].batch()[0]
+    copy = kwrap.clone_model(model)
+    assert type(copy).__mro__ == type(model).__mro__
+    assert same(copy(inputs, training=False), model(inputs, training=False))
+    assert same(values(copy.optimizer.variables), values(model.optimizer.variables))
+    before = values(model.weights)
+    kwrap.unwrap_model(copy, merge=False)
+    zoo.train(copy, name, 1)
+    assert same(values(model.weights), before)
+    assert type(copy) is type(zoo.build(name))
+
+
+def test_a_copy_of_a_composite_with_a_hook_on_it_and_hooks_inside_has_both():
+    rules = [scale(factor=0.5).at(["block", "pair"]), Times(factor=0.75).at("**/up")]
+    model = kwrap.wrap_model(composites.in_graph(), rules)
+    copy = kwrap.clone_model(model)
+    assert [(path, hook.name) for path, hook in kwrap.find_hooks(copy)] == [
+        (path, hook.name) for path, hook in kwrap.find_hooks(model)
+    ]
+    assert same(composites.outputs(copy), composites.outputs(model))
+
+
+@keras.saving.register_keras_serializable("cloning")
+class Lazy(keras.layers.Layer):
+    """A composite without a `build`: what attention holds is made when the layer is called."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention, self.last = keras.layers.MultiHeadAttention(2, 2), keras.layers.Dense(4, name="last")
+
+    def call(self, query, value):
+        return self.last(self.attention(query, value))
+
+
+def test_a_composite_that_makes_layers_when_it_is_called_is_copied():
+    one, two = keras.Input((5, 4)), keras.Input((3, 4))
+    model = keras.Model([one, two], Lazy(name="lazy")(one, value=two))
+    kwrap.wrap_model(model, [Mask, Times(factor=0.5)])
+    copy = kwrap.clone_model(model)
+    given = [composites.inputs(), composites.inputs()[:, :3]]
+    assert len(kwrap.find_hooks(copy)) == len(kwrap.find_hooks(model))
+    assert same(copy(given), model(given))
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 
@@ -387,3 +500,75 @@ def test_the_states_of_a_stateful_recurrent_layer_are_copied():
     model(inputs)
     copy = kwrap.clone_model(model)
     assert np.array_equal(copy(inputs), model(inputs))
+
+
+def test_a_wrapped_class_that_keras_cannot_rebuild_is_named_and_stays_as_it_was():
+    model = composites.compiled(composites.Unconfigured(3))
+    model(composites.inputs())
+    kwrap.wrap_model(model, [Mask, scale().at("block")])
+    before = snapshot(model)
+    with pytest.raises(errors.CloneError, match="'unconfigured': its class Unconfigured has no get_config"):
+        kwrap.clone_model(model)
+    assert snapshot(model) == before
+
+
+@keras.saving.register_keras_serializable("cloning")
+class Forgetful(keras.layers.Layer):
+    """A composite whose config lacks how many layers it holds, and of how many units."""
+
+    def __init__(self, count=1, units=4, **kwargs):
+        super().__init__(**kwargs)
+        self.held = [keras.layers.Dense(units, name=f"step_{index}") for index in range(count)]
+
+    def build(self, shape):
+        for layer in self.held:
+            layer.build(shape)
+
+    def call(self, inputs):
+        return sum(layer(inputs) for layer in self.held)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize("hooks", [[], [Times]], ids=["bare", "wrapped"])
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [({"count": 2}, "comes back from its config with other layers in it"), ({"units": 3}, "or of other shapes")],
+    ids=["layers", "shapes"],
+)
+def test_a_class_that_comes_back_with_other_layers_or_weights_is_an_error_and_nothing_changes(options, problem, hooks):
+    model = keras.Sequential([keras.Input((4,)), Forgetful(name="composite", **options)], name="around")
+    if hooks:
+        kwrap.wrap_model(model, hooks)
+    before = snapshot(model)
+    with pytest.raises(errors.CloneError, match=f"'around': its class Sequential .*{problem}"):
+        kwrap.clone_model(model)
+    assert snapshot(model) == before
+
+
+def test_what_is_excluded_from_weight_decay_is_excluded_in_the_copy():
+    model = specimens.sequential()
+    optimizer = keras.optimizers.AdamW(0.01, weight_decay=0.5)
+    optimizer.exclude_from_weight_decay([model.get_layer("first").kernel], ["bias"])
+    specimens.compiled(model, steps=1, optimizer=optimizer)
+    copy = kwrap.clone_model(model)
+    specimens.train(model), specimens.train(copy)
+    assert specimens.same(specimens.values(copy.weights), specimens.values(model.weights))
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`:UserWarning")
+def test_a_learning_rate_that_is_a_lambda_is_an_error_that_names_the_model():
+    model = specimens.sequential()
+    model.compile(keras.optimizers.SGD(lambda: 0.1), "mse")
+    with pytest.raises(errors.CloneError, match=r"'line'.*compiled with what does not come back"):
+        kwrap.clone_model(model)
+
+
+def test_a_model_whose_compile_is_its_own_is_copied_uncompiled_with_a_warning():
+    model = kwrap.wrap_model(composites.gan(), Times())
+    with pytest.warns(errors.UncompiledCopyWarning, match="the copy of 'gan' is not compiled: Gan.compile takes"):
+        copy = kwrap.clone_model(model)
+    assert not copy.compiled
+    assert same(values(copy.weights), values(model.weights))
+    assert [path for path, _ in kwrap.find_hooks(copy)] == [path for path, _ in kwrap.find_hooks(model)]

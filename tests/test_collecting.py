@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import subprocess
 import sys
 import threading
@@ -41,9 +43,10 @@ class Both(kwrap.Hook):
         return value * 0.5
 
 
-def features(model: keras.Model, *names: str) -> keras.Model:
-    """Return the bare layers' outputs, as Keras extracts them."""
-    return keras.Model(model.input, [model.get_layer(name).output for name in names])
+def features(model: keras.Model, *names: str) -> Callable[[Any], list[Any]]:
+    """Return a function to the outputs of bare layers, as Keras extracts them."""
+    extractor = keras.Model(model.input, [model.get_layer(name).output for name in names])
+    return lambda inputs: keras.tree.flatten(extractor(inputs))
 
 
 def functional() -> keras.Model:
@@ -70,7 +73,7 @@ def test_a_call_gives_one_value_for_each_layer_under_its_path():
         assert found == {}
         model(batch()[0])
     assert list(found) == ["first", "last"]
-    assert same([values for values in found.values()], [[value] for value in expected])
+    assert same(list(found.values()), [[value] for value in expected])
 
 
 def test_values_come_in_the_order_of_the_calls_and_stay_after_the_context():
@@ -103,7 +106,7 @@ def test_each_name_is_collected_by_itself_and_values_may_be_nested():
             outputs = model(inputs)
         again = model(inputs)
     assert same(leaving, {"last": [outputs]})
-    assert same(entering, {"last": list(features(model, "first")(inputs)[None]) * 2})
+    assert same(entering, {"last": features(model, "first")(inputs) * 2})
     assert same(weights, {"last": [{"kernel": (kernel, np.float64(2.0))}] * 2})
     assert same(again, outputs)
 
@@ -181,7 +184,7 @@ def test_gradients_flow_through_what_was_collected():
 
 
 def test_the_symbolic_calls_of_keras_give_no_values():
-    model = kwrap.wrap_model(composites.in_graph(), Outputs)
+    model = kwrap.wrap_model(composites.in_graph(), Outputs, where=keras.layers.Dense)
     with kwrap.collect(model, "outputs") as found:
         above = keras.Model(model.input, keras.layers.Dense(1)(model.output))
         model.get_layer("pair")(keras.Input((5, 4)))
@@ -257,17 +260,17 @@ def test_training_and_evaluating_give_a_value_for_each_step(use):
 
 
 def test_training_goes_on_inside_the_context_as_outside_of_it():
-    def trained(context: Callable[[keras.Model], Any]) -> list[np.ndarray]:
+    def trained(collect: Callable[..., Any]) -> list[np.ndarray]:
         keras.utils.set_random_seed(2)
         model = functional()
         model.compile(keras.optimizers.Adam(0.1), "mse", run_eagerly=True)
         kwrap.wrap_model(model, Outputs)
-        with context(model):
+        with collect(model, "outputs"):
             model.fit(*batch(), epochs=2, batch_size=4, verbose=0)
         model.fit(*batch(), epochs=2, batch_size=4, verbose=0)
         return specimens.values([*model.weights, *model.optimizer.variables])
 
-    assert same(trained(lambda model: kwrap.collect(model, "outputs")), trained(kwrap.bypass))
+    assert same(trained(kwrap.collect), trained(lambda *_: contextlib.nullcontext()))
 
 
 def test_a_model_around_the_collected_one_runs_eagerly_too():
@@ -312,7 +315,7 @@ def test_a_callback_collects_while_fit_is_running():
     model.fit(inputs, targets, batch_size=4, epochs=2, verbose=0, callbacks=[Watch()])
     assert len(seen) == 4
     assert int(model.optimizer.iterations) == 4
-    assert all(not same(one, other) for one, other in zip(seen, seen[1:], strict=False))
+    assert all(not same(one, other) for one, other in itertools.pairwise(seen))
 
 
 # --- inside a compiled function --------------------------------------------------------------------------------------
@@ -340,9 +343,9 @@ def regularized() -> keras.Model:
 
 def train_by_hand(model: keras.Model, inputs: np.ndarray, targets: np.ndarray, rate: float) -> float:
     """Train a bare model as `Regularized` trains; return the sum."""
-    extractor = features(model, "first", "last")
+    extract = features(model, "first", "last")
     with tf.GradientTape() as tape:
-        first, outputs = extractor(inputs)
+        first, outputs = extract(inputs)
         seen = keras.ops.sum(first**2)
         loss = keras.ops.mean((outputs - targets) ** 2) + seen
     for variable, gradient in zip(
@@ -394,9 +397,9 @@ def test_a_function_of_ones_own_collects_inside_of_it(autograph):
         return outputs, found["first"][0], len(found["first"])
 
     outputs, first, count = function(inputs)
-    np.testing.assert_allclose(first, expected[0], rtol=1e-6)
     assert count == 1
-    np.testing.assert_allclose(outputs, model(inputs), rtol=1e-6)
+    for one, other in ((first, expected[0]), (outputs, model(inputs))):  # a graph's last bit may differ
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     assert function.experimental_get_tracing_count() == 1
 
 
@@ -408,13 +411,11 @@ def test_a_value_in_an_inner_function_of_who_collects_outside_is_an_error_that_s
     def function(given):
         return model(given)
 
-    with pytest.raises(
-        errors.WrapperStateError, match="'collecting_outputs' at 'last' emits 'outputs' inside"
-    ) as caught:
-        with kwrap.collect(model, "outputs"):
-            function(inputs)
+    message = "'collecting_outputs' at 'last' emits 'outputs' inside"
+    with pytest.raises(errors.WrapperStateError, match=message) as caught, kwrap.collect(model, "outputs"):
+        function(inputs)
     assert "Open kwrap.collect(model, 'outputs') inside" in str(caught.value)
-    assert same(function(inputs), model(inputs))
+    np.testing.assert_allclose(function(inputs), model(inputs), rtol=1e-5, atol=1e-6)  # a graph's last bit may differ
 
 
 @pytest.mark.parametrize("where", ["branch", "loop"])

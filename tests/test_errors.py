@@ -8,9 +8,11 @@ import tensorflow as tf
 
 import kwrap
 from kwrap import errors
-from kwrap.errors import KwrapError, PluginWarning
+from kwrap.errors import KwrapError, PluginWarning, UncompiledCopyWarning
 
-CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, KwrapError | PluginWarning)}
+WARNINGS = {PluginWarning, UncompiledCopyWarning}
+
+CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, KwrapError | UserWarning)}
 
 # By class: an error of it, its fields, and what its text has to say.
 EXAMPLES = {
@@ -153,6 +155,11 @@ EXAMPLES = {
         {"plugin": "prune (kwrap-prune 0.2)", "question": "kwrap_check_plan"},
         ["plugin prune (kwrap-prune 0.2) failed in kwrap_check_plan: KeyError: 'x'", "KWRAP_BLOCK=prune "],
     ),
+    errors.UncompiledCopyWarning: (
+        ("gan", "GAN"),
+        {"model": "gan", "kind": "GAN"},
+        ["the copy of 'gan' is not compiled", "GAN.compile takes arguments of its own", "Compile the copy"],
+    ),
     errors.PluginWarning: (
         ("prune", " is broken"),
         {"plugin": "prune", "problem": " is broken"},
@@ -186,7 +193,7 @@ def test_an_error_has_fields_and_says_who_where_what_and_the_way_out(cls):
 
 
 @pytest.mark.parametrize("protocol", [0, pickle.HIGHEST_PROTOCOL])
-@pytest.mark.parametrize("cls", sorted(CLASSES - {PluginWarning}, key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", sorted(CLASSES - WARNINGS, key=lambda cls: cls.__name__))
 def test_an_error_goes_to_another_process_and_back(cls, protocol):
     error = cls(*EXAMPLES[cls][0]) if cls in EXAMPLES else cls("who, where, what")
     error.add_note("a note")
@@ -198,7 +205,7 @@ def test_an_error_goes_to_another_process_and_back(cls, protocol):
     }
 
 
-@pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError, PluginWarning}, key=lambda cls: cls.__name__))
+@pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError} - WARNINGS, key=lambda cls: cls.__name__))
 def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
     assert issubclass(cls, KwrapError)
     assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError)
@@ -209,8 +216,7 @@ def test_free_text_is_the_message():
 
 
 def test_a_warning_is_a_user_warning():
-    assert issubclass(PluginWarning, UserWarning)
-    assert not issubclass(PluginWarning, KwrapError)
+    assert all(issubclass(cls, UserWarning) and not issubclass(cls, KwrapError) for cls in WARNINGS)
 
 
 @pytest.mark.parametrize("during", ["build", "initialize"])

@@ -1057,6 +1057,16 @@ def test_optimizer_restorer_undoes_it():
     assert int(optimizer.iterations) == 2
 
 
+def test_exclude_alike_keeps_the_same_weights_of_another_model_from_decaying():
+    one, other = dense(), dense()
+    source, target = (keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.0, weight_decay=1.0)) for _ in "12")
+    source.inner_optimizer.exclude_from_weight_decay([one.kernel], ["nothing"])
+    _keras.exclude_alike(source, target, [(one.kernel, other.kernel), (one.bias, other.bias)])
+    inner = target.inner_optimizer
+    inner.build([other.kernel, other.bias])
+    assert [inner._use_weight_decay(variable) for variable in (other.kernel, other.bias)] == [False, True]
+
+
 def test_uncompiled_keeps_keras_from_compiling_a_copy():
     model = functional()
     model.compile("sgd", "mse")

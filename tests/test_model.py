@@ -1,18 +1,22 @@
+import abc
+import functools
 import gc
 import os
 import pickle
 import subprocess
 import sys
 import weakref
+from typing import Any, ClassVar, Generic, TypeVar
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kwrap
 from kwrap import errors
 
-from . import specimens
+from . import composites, specimens
 from .specimens import (
     Adapter,
     Idle,
@@ -194,6 +198,303 @@ def test_features_made_before_wrapping_see_the_hooks_as_they_share_the_layers():
     kwrap.wrap_model(model, Idle)
     kwrap.unwrap_model(model)
     assert same(np.asarray(features(inputs)), plain)
+
+
+# --- layers inside of layers, and classes of one's own ---------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("model")
+class Rich(composites.Tagger):
+    """A class with all that a class may have."""
+
+    kind = "rich"
+
+    @classmethod
+    def small(cls):
+        """Return another model of the class."""
+        return cls(units=2)
+
+    @staticmethod
+    def twice(value):
+        """Return the value, doubled."""
+        return value * 2
+
+    @functools.cached_property
+    def names(self):
+        """The names of the blocks."""
+        return [block.name for block in self.blocks]
+
+    def call(self, inputs, training=None):
+        return self.twice(super().call(inputs, training=training))
+
+    def describe(self):
+        """Return the class and what a property of the parent says."""
+        return f"{type(self).__name__} {self.__class__.kind} of {self.depth}"
+
+
+def rich() -> Rich:
+    model = Rich(name="rich")
+    model(composites.inputs())
+    return model
+
+
+def test_a_subclassed_model_stays_itself():
+    model = rich()
+    before = composites.outputs(model)
+    assert kwrap.wrap_model(model, Idle) is model
+    assert isinstance(model, Rich)
+    assert issubclass(type(model), composites.Tagger)
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        assert getattr(type(model), name) == getattr(Rich, name)
+    assert (model.describe(), model.names, model.twice(2)) == ("Rich rich of 2", ["block_0", "block_1"], 4)
+    assert same(composites.outputs(model), before)
+    model.units = 7
+    assert model.units == 7
+    kwrap.unwrap_model(model)
+    assert type(model) is Rich
+
+
+def test_other_models_that_a_wrapped_one_makes_are_of_its_own_class():
+    model = kwrap.wrap_model(rich(), Idle)
+    for other in (model.small(), type(model)(units=2)):
+        assert type(other) is Rich
+        assert other.units == 2
+
+
+def test_attributes_and_containers_that_point_at_a_wrapped_layer_point_at_its_wrapper():
+    model = kwrap.wrap_model(composites.tagger(), Idle)
+    block = model.blocks[0]
+    held = [
+        model.embed,
+        block.attention.query_dense,
+        block.steps[1],
+        block.parts["line"].layers[0],
+        model.by_name["both"].forward_layer,
+        model.heads[0].layer,
+        model.heads[1],
+        model.get_layer("embed"),
+    ]
+    assert all(isinstance(layer, kwrap.Wrapper) for layer in held)
+    assert isinstance(model.heads, tuple)
+    assert model.embed.kernel is model.embed.layer.kernel
+    kwrap.unwrap_model(model)
+    assert type(model.embed) is type(model.heads[1]) is type(block.steps[1]) is keras.layers.Dense
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("make", [composites.in_graph, composites.tower])
+def test_models_around_a_composite_show_the_hooks_whenever_they_are_made_and_run_on_afterwards(make, when):
+    model = make()
+    block = "block" if make is composites.in_graph else "body"
+
+    def parts() -> list[keras.Model]:
+        """Return a feature extractor and a larger model."""
+        extractor = keras.Model(model.input, model.get_layer(block).output)
+        return [extractor, keras.Sequential([keras.Input((5, 4)), model.get_layer(block), keras.layers.ReLU()])]
+
+    made, inputs = parts(), composites.inputs()
+    plain = [part.predict(inputs, verbose=0) for part in made]
+    kwrap.wrap_model(model, Times(factor=0.5))
+    shown = made if when == "before" else parts()
+    assert all(kwrap.find_hooks(part) for part in shown)
+    wrapped = [part.predict(inputs, verbose=0) for part in shown]
+    assert not any(same(one, other) for one, other in zip(wrapped, plain, strict=True))
+    with kwrap.bypass(model):
+        assert same([part.predict(inputs, verbose=0) for part in shown], plain)
+    kwrap.unwrap_model(model, merge=False)
+    assert same([part.predict(inputs, verbose=0) for part in shown], plain)
+    assert not any(specimens.objects_of_kwrap(part) for part in shown)
+
+
+def test_of_two_models_of_one_class_only_the_wrapped_one_has_hooks():
+    one, other = composites.tagger(), composites.tagger()
+    before = snapshot(other)
+    kwrap.wrap_model(one, Times(factor=0.0))
+    assert snapshot(other) == before
+    assert type(other) is composites.Tagger
+    assert type(one) is not composites.Tagger
+    assert kwrap.find_hooks(other) == []
+
+
+class Registering(keras.Model):
+    """A base that enters its subclasses into a registry, and asks for a key."""
+
+    known: ClassVar[dict[str, type]] = {}
+
+    def __init_subclass__(cls, key, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if key in cls.known:
+            raise ValueError(f"{key} is taken")
+        cls.known[key] = cls
+
+
+class Registered(Registering, key="registered"):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+class Abstract(keras.Model, abc.ABC):
+    @abc.abstractmethod
+    def width(self):
+        """Return the width."""
+
+
+class Concrete(Abstract, Generic[TypeVar("T")]):
+    __slots__ = ("extra",)
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+        object.__setattr__(self, "extra", 5)
+
+    def __setattr__(self, name, value):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def width(self):
+        return self.dense.units + self.extra
+
+
+@pytest.mark.parametrize("cls", [Registered, Concrete])
+def test_a_class_of_any_make_is_wrapped_and_comes_back(cls):
+    model = cls()
+    inputs = batch()
+    plain = np.array(model(inputs))
+    kwrap.wrap_model(model, scale(factor=2.0))
+    assert same(np.asarray(model(inputs)), plain * np.float32(2.0))
+    assert isinstance(model, cls)
+    if cls is Concrete:
+        assert isinstance(model, Abstract)
+        assert (model.width(), model.extra) == (7, 5)
+    else:
+        assert Registering.known == {"registered": Registered}
+    kwrap.unwrap_model(model)
+    assert type(model) is cls
+    assert same(np.asarray(model(inputs)), plain)
+
+
+def test_a_metaclass_that_refuses_another_class_stops_the_wrapping_and_the_model_is_as_it_was():
+    class Once(type(keras.Model)):
+        def __new__(cls, name, bases, namespace):
+            if any(isinstance(base, Once) for base in bases):
+                raise TypeError(f"no class may derive from {name}")
+            return super().__new__(cls, name, bases, namespace)
+
+    class Single(keras.layers.Layer, metaclass=Once):
+        def __init__(self):
+            super().__init__(name="single")
+            self.dense = keras.layers.Dense(4, name="dense")
+
+        def build(self, shape):
+            self.dense.build(shape)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+        def get_config(self):
+            return {}
+
+    block = composites.Block(name="block")
+    model = keras.Sequential([keras.Input((5, 4)), block, Single(), composites.Block(name="other")])
+    before = snapshot(model)
+    with pytest.raises(TypeError, match="no class may derive from Single"):
+        kwrap.wrap_model(model, Idle)
+    assert snapshot(model) == before
+    assert type(block) is composites.Block
+    kwrap.wrap_model(model, Idle, exclude="single/**")
+    assert type(block) is not composites.Block
+
+
+def batch() -> np.ndarray:
+    """Return inputs of (n, 4)."""
+    return np.random.default_rng(6).normal(size=(8, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("make", composites.MODELS.values(), ids=composites.MODELS)
+def test_some_hooks_come_off_and_others_come_on_whatever_the_model(make):
+    model = make()
+    plain = composites.outputs(model)
+    kwrap.wrap_model(model, [scale(factor=2.0).at("**/up"), Times(factor=0.5), Idle()])
+    kwrap.wrap_model(model, shift(amount=0.25), where="**/up")
+    wrapper = next(
+        layer for layer in model._flatten_layers() if isinstance(layer, kwrap.Wrapper) and layer.name == "up"
+    )
+    assert [hook.hook_name for hook in wrapper.hooks] == [
+        "specimen_scale",
+        "specimen_times",
+        "specimen_idle",
+        "specimen_shift",
+    ]
+    wrapped = composites.outputs(model)
+    kwrap.unwrap_model(model, [Times, "specimen_idle"])
+    assert {hook.hook_name for _, hook in kwrap.find_hooks(model)} == {"specimen_scale", "specimen_shift"}
+    assert same(composites.outputs(model), wrapped)  # merged
+    kwrap.unwrap_model(model)
+    assert specimens.objects_of_kwrap(model) == []
+    assert not same(composites.outputs(model), plain)
+
+
+def block_in_graph() -> keras.Model:
+    """Return a Functional model around a composite."""
+    line = [keras.Input((5, 4)), composites.Block(name="block"), keras.layers.Dense(2, name="head")]
+    return keras.Sequential(line, name="line")
+
+
+@pytest.mark.parametrize("make", [block_in_graph, composites.unconfigured])
+def test_whatever_the_model_what_was_traced_sees_each_change(make):
+    model = composites.compiled(make())
+    model.optimizer.learning_rate = 0.0
+    inputs, targets = composites.inputs(), composites.targets()
+
+    def results() -> list[Any]:
+        """Return what predict gives, and the loss that fit tells; both traced before the next change."""
+        return [model.predict(inputs, verbose=0), model.fit(inputs, targets, verbose=0).history["loss"]]
+
+    plain = results()
+    kwrap.wrap_model(model, Times(factor=0.5), where="**/up")
+    wrapped = results()
+    kwrap.wrap_model(model, scale(factor=3.0), where="**/down")
+    both = results()
+    assert not same(wrapped, plain)
+    assert not same(both, wrapped)
+    with kwrap.bypass(model, Times):
+        assert not any(same(results(), known) for known in (plain, wrapped, both))
+    with kwrap.bypass(model):
+        assert same(results(), plain)
+    assert same(results(), both)
+    kwrap.unwrap_model(model, scale)
+    assert same(results(), wrapped)
+    kwrap.unwrap_model(model, merge=False)
+    assert same(results(), plain)
+
+
+def test_a_callback_changes_the_hooks_while_fit_is_running():
+    model = composites.compiled(composites.unconfigured())
+    seen = []
+
+    class Change(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(len(kwrap.find_hooks(model)))
+            if epoch == 0:
+                kwrap.wrap_model(model, [NonNegative(), Adapter().at("head")])
+                with kwrap.bypass(model):
+                    model.evaluate(composites.inputs(), composites.targets(), verbose=0)
+            elif epoch == 2:
+                kwrap.unwrap_model(model)
+
+    model.fit(composites.inputs(), composites.targets(), epochs=4, verbose=0, callbacks=[Change()])
+    assert seen[1] == seen[2] > 1
+    assert seen[0] == seen[3] == 0
+    assert int(model.optimizer.iterations) == 4
+    assert type(model) is composites.Unconfigured
 
 
 # --- unwrapping ------------------------------------------------------------------------------------------------------
@@ -593,3 +894,38 @@ def test_a_compiled_model_is_loaded_with_its_optimizers_state_and_trains_on_as_t
     assert same(values(loaded.optimizer.variables), values(model.optimizer.variables))
     assert train(loaded) == train(model)
     assert same(values(loaded.weights), values(model.weights))
+
+
+def test_a_model_without_a_call_trains_and_comes_back_as_it_was():
+    bare, model = composites.gan(), composites.gan()
+    for one, other in zip(model.variables, bare.variables, strict=True):
+        one.assign(other)
+    before = specimens.snapshot(model)
+    kwrap.wrap_model(model, specimens.Idle())
+    assert [path for path, _ in kwrap.find_hooks(model)] == [
+        "maker/hidden",
+        "maker/image",
+        "judge/hidden",
+        "judge/verdict",
+    ]
+    kwrap.unwrap_model(model)
+    assert specimens.snapshot(model) == before
+    kwrap.wrap_model(model, specimens.Idle())
+    for one in (bare, model):
+        one.fit(np.ones((4, 3), "float32"), verbose=0)
+    assert specimens.same(specimens.values(model.weights), specimens.values(bare.weights))
+
+
+@pytest.mark.parametrize("build", [specimens.sequential, composites.tagger])
+def test_a_compiled_model_is_checkpointed_and_exported_with_hooks_and_after_them(build, tmp_path):
+    model = build()
+    model.compile("adam", "mse")
+    inputs = np.ones((2, *(model.inputs[0].shape[1:] if model.inputs else composites.inputs().shape[1:])), "float32")
+    for change in (lambda: kwrap.wrap_model(model, specimens.Times()), lambda: kwrap.unwrap_model(model)):
+        change()
+        tf.train.Checkpoint(model=model).save(tmp_path / "checkpoint")
+        model.export(tmp_path / "export", verbose=False)
+        served = tf.saved_model.load(tmp_path / "export")
+        np.testing.assert_allclose(
+            served.serve(inputs), model(inputs), rtol=1e-5
+        )  # another graph may sum in another order

@@ -614,7 +614,8 @@ def test_a_rule_without_where_leaves_out_what_cannot_be_replaced_and_says_so(hoo
     assert [entry.path for entry in plan.entries] == ["closed/free", "last"]
     (skipped,) = [one for one in plan.skipped if one.path == "closed/kept"]
     assert skipped.reason == (
-        "held in a closure of Closed.__init__.<locals>.<lambda>, where nothing can be put in its place"
+        "held in a closure of Closed.__init__.<locals>.<lambda>; hold it in an attribute, list, tuple or dict alone, "
+        "so that a Wrapper can be put in its place"
     )
     plan.apply()
     assert type(model.get_layer("closed").kept) is keras.layers.Dense
@@ -625,6 +626,16 @@ def test_what_holds_a_layer_that_cannot_be_replaced_can_be_wrapped_itself_and_th
     model = closed()
     kwrap.wrap_model(model, [scale().at("closed"), Times().at("closed/**", exclude="**/kept")])
     assert [path for path, _ in kwrap.find_hooks(model)] == ["closed", "closed/free"]
+
+
+def test_a_layer_that_is_wrapped_takes_more_hooks_whoever_keeps_it_by_then_for_nothing_is_replaced():
+    model = closed()
+    layer = model.get_layer("closed")
+    kwrap.wrap_model(model, Idle, where="closed/free")
+    bare = layer.free.layer
+    layer.look = lambda: bare.kernel
+    kwrap.wrap_model(model, Times, where="closed/free")
+    assert [hook.name for hook in layer.free.hooks] == ["specimen_idle", "specimen_times"]
 
 
 def test_a_layer_that_nobody_taught_is_skipped_with_how_to_teach_it():

@@ -123,6 +123,17 @@ def test_a_layer_that_is_a_key_of_a_dict_is_replaced_there_too_and_the_items_sta
     assert list(holder.by_layer.items()) == [("first", [old]), (old, "a value"), (other, old), ("last", 1)]
 
 
+def test_what_a_holder_knows_untracked_of_a_layer_further_down_is_left_alone_whatever_else_is_replaced():
+    model = specimens.keeping("list")
+    keeper = model.get_layer("keeper")
+    object.__setattr__(model, "known", first := keeper.steps[0])
+    kwrap.wrap_model(model, Idle, where=["keeper", "keeper/first"])
+    assert isinstance(keeper.steps[0], kwrap.Wrapper)
+    assert model.known is first
+    kwrap.unwrap_model(model)
+    assert model.known is keeper.steps[0] is first
+
+
 def test_containers_that_hold_themselves_are_gone_through_once():
     old, new = dense("old"), dense("new")
     holder = Holder(old, dense("other"))
@@ -150,6 +161,8 @@ def standing(model: keras.Model) -> dict[str, int]:
         elif isinstance(value, list | tuple):
             for index, item in enumerate(value):
                 look(item, f"{where}[{index}]")
+        elif isinstance(value, _keras.TrackableReference):  # what TensorFlow saves
+            look(value.ref, f"{where}.ref")
         elif isinstance(value, set):
             found[where] = frozenset(id(item) for item in value if isinstance(item, keras.Layer))
 
@@ -301,6 +314,12 @@ def over(layer):
     return lambda inputs: layer(inputs)
 
 
+def over_its_list(block):
+    """Return a function that closes over a list which the holder has in an attribute, too."""
+    block.steps = [block.dense]
+    return over(block.steps)
+
+
 # How a holder keeps a layer besides, and what is said of it.
 FIXED = {
     "closure": (lambda self: over(self.dense), "in a closure of over.<locals>.<lambda>"),
@@ -365,7 +384,8 @@ REPLACEABLE = {
     "partial of a method of the holder": lambda self: functools.partial(self.call, 1),
     "object with the holder": lambda self: Slots(self),
     "compiled function over the holder": lambda self: tf.function(lambda inputs: self.dense(inputs)),
-    "its weights": lambda self: lambda inputs, units=self.dense.units: units,
+    "closure over a list of the holder's": over_its_list,
+    "an option of the layer": lambda self: lambda inputs, units=self.dense.units: units,
 }
 
 

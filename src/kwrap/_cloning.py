@@ -1,6 +1,8 @@
 """An independent copy of a model: its structure by Keras, its state layer by layer."""
 
+import inspect
 import tempfile
+import warnings
 from typing import Any
 
 import keras
@@ -10,7 +12,7 @@ from kwrap._hook import Hook, copies_of
 from kwrap._saving import Hooked, hooks_in, put_hooks, without_hooks
 from kwrap._selection import places
 from kwrap._wrapper import Wrapper
-from kwrap.errors import CloneError, KwrapError, SavedHooksError
+from kwrap.errors import CloneError, KwrapError, SavedHooksError, UncompiledCopyWarning
 
 __all__ = ["copy_model"]
 
@@ -70,6 +72,7 @@ def _rebuild(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
     copy = _from_config(layer)
     if isinstance(layer, keras.Model) and layer.built and not copy.built:
         copy.build_from_config(layer.get_build_config())
+        copy.built = True  # as Keras says of what it loads
     return copy
 
 
@@ -152,12 +155,26 @@ def _copy_compilation(source: keras.Model, target: keras.Model) -> None:
         return
     arguments = _keras.compile_arguments(source)
     arguments["optimizer"] = source.optimizer  # as `compile` made it of what it was given, or kwrap since
-    for name in ("optimizer", "metrics", "weighted_metrics"):
-        arguments[name] = keras.tree.map_structure(_own, arguments[name])
+    try:
+        for name in ("optimizer", "metrics", "weighted_metrics"):
+            arguments[name] = keras.tree.map_structure(_own, arguments[name])
+    except (TypeError, ValueError) as error:  # such as of a lambda for a learning rate
+        problem = f"is compiled with what does not come back from its config: {error}"
+        raise CloneError(source.name, type(source).__qualname__, problem) from error
+    try:
+        inspect.signature(target.compile).bind(**arguments)
+    except TypeError:
+        # Keras keeps what the class' own `compile` handed on, and nothing of what it takes.
+        warnings.warn(UncompiledCopyWarning(source.name, type(source).__qualname__), stacklevel=4)
+        return
     target.compile(**arguments)
-    if source.optimizer is not None and source.optimizer.built:
+    if source.optimizer is None:
+        return
+    pairs = list(zip(source.variables, target.variables, strict=True))
+    _keras.exclude_alike(source.optimizer, target.optimizer, pairs)
+    if source.optimizer.built:
+        counterparts = {id(old): new for old, new in pairs}
         # Not `trainable_variables`: layers may have been frozen since the optimizer was built.
-        counterparts = {id(old): new for old, new in zip(source.variables, target.variables, strict=True)}
         target.optimizer.build([counterparts[id(old)] for old in _keras.optimized_variables(source.optimizer)])
         for old, new in zip(source.optimizer.variables, target.optimizer.variables, strict=True):
             new.assign(old)

@@ -331,7 +331,8 @@ class Rule:
 
     def __str__(self) -> str:
         excluded = f", exclude={self.exclude!r}" if self.exclude is not None else ""
-        return f"{self.hook.name!r} at where={self.where!r}{excluded}"
+        place = f" at where={self.where!r}" if self.where is not None else ""
+        return f"{self.hook.name!r}{place}{excluded}"
 
 
 # --- definitions -----------------------------------------------------------------------------------------------------

@@ -470,8 +470,10 @@ def trainable_state_restorer(model: keras.Model) -> Callable[[], None]:
 
 
 def _refill(known: dict[Any, Any], content: Mapping[Any, Any]) -> None:
-    # In place: TensorFlow keeps the dict that `compile` set, and with it the layers that are its keys.
-    known.clear()
+    # In place: TensorFlow keeps the dict that `compile` set, and with it the layers that are its keys. And key by key:
+    # after what goes past its own methods, as `clear` does, the model can be neither exported nor checkpointed.
+    for key in [key for key in known if key not in content]:
+        del known[key]
     known.update(content)
 
 
@@ -496,6 +498,21 @@ def optimizers_in(optimizer: keras.Optimizer) -> list[keras.Optimizer]:
     inner = getattr(optimizer, "inner_optimizer", None)
     handed = [*([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())]
     return [optimizer, *(part for held in handed for part in optimizers_in(held))]
+
+
+def exclude_alike(
+    source: keras.Optimizer, target: keras.Optimizer, pairs: Sequence[tuple[keras.Variable, keras.Variable]]
+) -> None:
+    """Exclude from weight decay in `target` what is in `source`, which is in no config.
+
+    `pairs` are the variables of the model of `source`, each with that of the model of `target`.
+    """
+    for old, new in zip(optimizers_in(source), optimizers_in(target), strict=True):
+        keys = vars(old).get("_exclude_from_weight_decay", ())
+        pattern = vars(old).get("_exclude_from_weight_decay_pattern")
+        if keys or pattern is not None:
+            excluded = [counterpart for variable, counterpart in pairs if old._var_key(variable) in keys]
+            new.exclude_from_weight_decay(excluded, [] if pattern is None else [pattern.pattern])
 
 
 def optimizer_restorer(optimizer: keras.Optimizer) -> Callable[[], None]:

@@ -83,7 +83,8 @@ def clone_model(
 ) -> keras.Model:
     """Return a copy of `model` with the hooks on it; `model` itself stays untouched.
 
-    The copy has weights, compile state, optimizer slots and hooks of its own. Without `hooks` it is an exact copy.
+    The copy has weights, compile state, optimizer slots and hooks of its own. Without `hooks` it is an exact copy. A
+    model whose class has a `compile` with arguments of its own is not compiled in the copy: a warning says so.
     Arguments and errors as for `wrap_model`.
 
     Raises:

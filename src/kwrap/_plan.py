@@ -242,9 +242,10 @@ def make_plan(
     """Return the checked plan of putting `hooks` on `model`; `function` is named in errors."""
     check_model(model)
     rules = as_rules(function, hooks, where, exclude)
-    if not model.built:
-        raise WrapperStateError(_not_built(f"model {model.name!r}"))
     all_places = places(model, recursive=recursive)
+    # A model of a `train_step` alone, without `call`, is never built itself; what it holds is.
+    if not model.built and not (all_places and all(place.layer.built for place in all_places)):
+        raise WrapperStateError(_not_built(f"model {model.name!r}"))
     chosen: dict[int, tuple[Place, list[Hook]]] = {}
     skipped: list[Skipped] = []
     for rule in rules:

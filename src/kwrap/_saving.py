@@ -17,6 +17,9 @@ from kwrap.errors import SavedHooksError
 
 __all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "set_classes", "without_hooks"]
 
+# Where kwrap is not imported, Keras' error shows the config from its beginning.
+_NEEDS = "kwrap: import it before loading"
+
 # (path, hooks) of each Wrapper in a layer, by its position among all places in the layer.
 Hooks = Mapping[int, tuple[str, Sequence[Hook]]]
 
@@ -31,6 +34,10 @@ class Hooked:
     authors', who know nothing of hooks: saved that way, the hooks would be lost in silence. Here the config is that of
     the layer without hooks, and the hooks by their position in it, for automatic names differ between processes.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make another layer of the layer's own class, as its classmethods may: it has no hooks."""
+        return _plain(cls)(*args, **kwargs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Leave out the layer's class' own: it would take the class on demand for one that its author defined."""
@@ -53,7 +60,7 @@ class Hooked:
             layer = keras.saving.serialize_keras_object(self)
         # Compiled when the hooks are on: the optimizer has slots for their variables, too.
         layer.pop("compile_config", None)
-        return {"layer": layer, "count": len(places(self)), "hooks": hooks}
+        return {"needs": _NEEDS, "layer": layer, "count": len(places(self)), "hooks": hooks}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Layer:
@@ -63,7 +70,7 @@ class Hooked:
             SavedHooksError: the layer holds another number of layers than when it was saved.
         """
         plain: Any = _plain(cls)
-        if cls is not Hooked and config.keys() != {"layer", "count", "hooks"}:
+        if cls is not Hooked and "needs" not in config:
             # For `keras.models.clone_model` the class on demand is the one that the layer's own name means.
             return plain.from_config(config)
         # First, so that a missing plugin is told before the work of making the layer.

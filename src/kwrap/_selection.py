@@ -157,6 +157,9 @@ def _named(rule: Rule, argument: str, where: Where | None, all_places: Sequence[
     return named
 
 
+_OUT_OF_REACH = "hold it in an attribute, list, tuple or dict alone, so that a Wrapper can be put in its place"
+
+
 def _replaceable(rule: Rule, chosen: Sequence[Place]) -> tuple[list[Place], list[Skipped]]:
     """Part places into those that can have a Wrapper and those that a rule without `where` has to leave out."""
     holders = (holder for place in chosen if place.wrapper is None for holder in place.holders)
@@ -168,9 +171,7 @@ def _replaceable(rule: Rule, chosen: Sequence[Place]) -> tuple[list[Place], list
         if error is None:
             replaceable.append(place)
         elif rule.where is None:
-            skipped.append(
-                Skipped(place.path, rule.hook.name, f"held {error.how}, where nothing can be put in its place")
-            )
+            skipped.append(Skipped(place.path, rule.hook.name, f"held {error.how}; {_OUT_OF_REACH}"))
         else:
             raise error
     return replaceable, skipped

@@ -51,7 +51,7 @@ class Wrapper(keras.layers.Layer):
     _place: str
 
     def __new__(cls, layer: keras.Layer, *args: Any, **kwargs: Any) -> "Wrapper":
-        wrapper: Wrapper = super().__new__(_class_for(type(layer)), layer, *args, **kwargs)
+        wrapper: Wrapper = super().__new__(_class_for(type(layer).__name__), layer, *args, **kwargs)
         return wrapper
 
     def __init__(
@@ -435,21 +435,21 @@ def check_registered(hook: Hook) -> None:
 
 # --- the Wrapper's class and names -----------------------------------------------------------------------------------
 
-_classes: dict[type[keras.Layer], type[Wrapper]] = {}
+_classes: dict[str, type[Wrapper]] = {}
 _register: Callable[[type[Wrapper]], type[Wrapper]] = keras.saving.register_keras_serializable("kwrap", "Wrapper")
 _register(Wrapper)
 
 
-def _class_for(layer_class: type[keras.Layer]) -> type[Wrapper]:
+def _class_for(name: str) -> type[Wrapper]:
     """Return the subclass of Wrapper that is named after the layer's class.
 
     Keras' weight files name what a container holds by class: a file of a plain model then fits the wrapped one.
     """
-    if layer_class not in _classes:
-        subclass = type(layer_class.__name__, (Wrapper,), {"__module__": __name__, "__doc__": Wrapper.__doc__})
-        _classes[layer_class] = _register(subclass)
+    if name not in _classes:
+        subclass = type(name, (Wrapper,), {"__module__": __name__, "__doc__": Wrapper.__doc__})
+        _classes[name] = _register(subclass)
         _register(Wrapper)  # Keras maps the one name to the class that was registered last
-    return _classes[layer_class]
+    return _classes[name]
 
 
 @functools.cache

@@ -35,6 +35,7 @@ __all__ = [
     "TargetAnswerError",
     "TargetDefinitionError",
     "TargetError",
+    "UncompiledCopyWarning",
     "UnknownHookError",
     "UnknownPluginError",
     "WrapperStateError",
@@ -324,6 +325,16 @@ class PluginAnswerError(KwrapError, RuntimeError):
         super().__init__(
             f"plugin {plugin} failed in {question}: {type(error).__name__}: {error}. "
             f"To work without it: KWRAP_BLOCK={plugin.split()[0]} in the environment."
+        )
+
+
+class UncompiledCopyWarning(UserWarning):
+    """A copy is not compiled, for its class has a `compile` with arguments of its own, which Keras does not keep."""
+
+    def __init__(self, model: str, kind: str) -> None:
+        self.model, self.kind = model, kind
+        super().__init__(
+            f"the copy of {model!r} is not compiled: {kind}.compile takes arguments of its own. Compile the copy."
         )
 
 
