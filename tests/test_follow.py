@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 import kwrap
+from kwrap import _follow, _saving
 
-from . import specimens
+from . import composites, specimens
 from .specimens import (
     Adapter,
     Idle,
@@ -321,3 +322,94 @@ def test_a_nested_model_that_is_used_by_itself_is_traced_anew_too():
     assert not same(encoder.predict(inputs, verbose=0), plain)
     kwrap.unwrap_model(model, merge=False)
     assert same(encoder.predict(inputs, verbose=0), plain)
+
+
+# --- classes of one's own --------------------------------------------------------------------------------------------
+
+
+def train_blocks(model: keras.Model) -> None:
+    """Train a model of blocks for a step."""
+    model.train_on_batch(composites.inputs(), composites.inputs())
+
+
+def sharing() -> tuple[keras.Model, keras.Model, keras.layers.Layer]:
+    """Return two compiled subclassed models that hold one composite, trained for a step, and the composite."""
+    block = composites.Block(name="block")
+    models = [composites.Twin(block, composites.Block(name="own"), name=name) for name in ("left", "right")]
+    for model in models:
+        composites.compiled(model, run_eagerly=True)
+        train_blocks(model)
+    return *models, block
+
+
+def test_hooks_in_a_layer_that_two_classes_share_are_in_both_and_both_save_train_and_trace_anew(tmp_path):
+    left, right, block = sharing()
+    right.run_eagerly = False
+    inputs = composites.inputs()
+    plain = right.predict(inputs, verbose=0)
+    kwrap.wrap_model(left, [Times(factor=0.5), Adapter().at(keras.layers.Dense)], exclude="own/**")
+    deltas = [hook.delta for _, hook in kwrap.find_hooks(right, Adapter)]
+    assert deltas
+    assert not same(right.predict(inputs, verbose=0), plain)
+    for model in (left, right):
+        known = {id(variable) for variable in model.optimizer._trainable_variables}
+        assert {id(delta) for delta in deltas} <= known
+        assert int(model.optimizer.iterations) == 1
+        model.save(tmp_path / "model.keras")
+        loaded = keras.models.load_model(tmp_path / "model.keras")
+        assert [path for path, _ in kwrap.find_hooks(loaded)] == [path for path, _ in kwrap.find_hooks(model)]
+        assert same(loaded(inputs), model(inputs))
+    train_blocks(right)
+    assert all(np.abs(np.array(delta)).max() > 0 for delta in deltas)
+    kwrap.unwrap_model(right, merge=False)
+    assert type(left) is type(right) is composites.Twin
+    assert type(block) is composites.Block
+    assert not any(specimens.objects_of_kwrap(model) for model in (left, right))
+    assert not {id(delta) for delta in deltas} & {id(v) for v in left.optimizer._trainable_variables}
+
+
+def twin() -> keras.Model:
+    """Return a subclassed model around two of another class."""
+    model = composites.Twin(composites.Tower(name="tower"), composites.Tower(name="second"), name="twin")
+    model(composites.inputs())
+    return model
+
+
+@pytest.mark.parametrize("part", ["model", "class", "composite"])
+def test_hooks_train_below_what_is_frozen_in_classes_of_ones_own_and_it_is_lowered_again(part):
+    model = twin()
+    frozen = {"model": model, "class": model.left, "composite": model.left.get_layer("body")}[part]
+    frozen.trainable = False
+    before = specimens.snapshot(model)
+    bare = [variable.path for variable in model.trainable_variables]
+    kwrap.wrap_model(model, Adapter, where="tower/body/up")
+    ((_, hook),) = kwrap.find_hooks(model)
+    trained = [variable for variable in model.trainable_variables if variable is not hook.delta]
+    assert len(model.trainable_variables) == len(trained) + 1
+    assert [variable.path for variable in trained] == bare
+    assert model.left.get_layer("body").trainable
+    kwrap.unwrap_model(model, merge=False)
+    assert specimens.snapshot(model) == before
+
+
+class Interrupted(BaseException):
+    """As a keyboard interrupt."""
+
+
+@pytest.mark.parametrize("step", ["set_classes", "_lift_frozen", "_rebuild_optimizers", "forget_traces"])
+@pytest.mark.parametrize("act", ["wrap", "unwrap"])
+def test_an_interruption_leaves_every_class_as_it_was(act, step, monkeypatch):
+    model = twin()
+    if act == "unwrap":
+        kwrap.wrap_model(model, Idle)
+    before = specimens.snapshot(model)
+
+    def interrupt(*_):
+        monkeypatch.undo()
+        raise Interrupted
+
+    owner = _saving if step == "set_classes" else _follow
+    monkeypatch.setattr(owner, step, interrupt)
+    with pytest.raises(Interrupted):
+        kwrap.wrap_model(model, Idle) if act == "wrap" else kwrap.unwrap_model(model)
+    assert specimens.snapshot(model) == before

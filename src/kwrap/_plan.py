@@ -1,10 +1,9 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
-import gc
 import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -37,24 +36,6 @@ HooksLike: TypeAlias = HookLike | Sequence[HookLike]
 
 
 _COLUMNS = ("layer", "type", "weights", "hooks")
-_NEVER = 2**31 - 1
-
-
-@contextmanager
-def _collecting_young_only() -> Iterator[None]:
-    """Keep Python's garbage collector off all that lives: it would go through it again and again as the model grows.
-
-    What is made and dropped meanwhile, as graphs are that hooks trace, is young, and collected as ever.
-    """
-    young, middle, old = gc.get_threshold()
-    if old == _NEVER:  # another thread's wrapping will give it back
-        yield
-        return
-    gc.set_threshold(young, middle, _NEVER)
-    try:
-        yield
-    finally:
-        gc.set_threshold(young, middle, old)
 
 
 @dataclass(frozen=True)
@@ -125,7 +106,6 @@ class Plan:
         self.skipped = tuple(skipped)
         self._holders = {place.path: type(place.layer).__name__ for place in all_places}
 
-    @_collecting_young_only()
     def apply(self) -> keras.Model:
         """Put the hooks on the model, in place; return the model.
 
