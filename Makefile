@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := plugins/kwrap-prune plugins/kwrap-noise
-LINTED := src plugins tests docs conftest.py
+LINTED := src plugins tests docs benchmarks conftest.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 

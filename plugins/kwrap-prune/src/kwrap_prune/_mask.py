@@ -6,7 +6,7 @@ import kwrap
 
 __all__ = ["smallest"]
 
-DIGIT_BITS = 16
+DIGIT_BITS = 11  # few bins: with more, a small layer pays for them and not for its weights
 
 
 @kwrap.kernel
