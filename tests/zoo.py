@@ -31,7 +31,6 @@ class Specimen:
         batch: returns (inputs, targets), the same ones each time; the targets are None where the loss needs none.
         about: what it is in the zoo for.
         family: its part of the table in docs/zoo.md.
-        trains: whether Keras itself can train it.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Specimen:
     batch: Callable[[], Batch]
     about: str
     family: str
-    trains: bool = True
 
 
 ZOO: dict[str, Specimen] = {}
@@ -63,12 +61,12 @@ def train(model: keras.Model, name: str, steps: int = 3) -> list[float]:
     return [float(model.train_on_batch(*batch, return_dict=True)["loss"]) for _ in range(steps)]
 
 
-def _specimen(batch: Callable[[], Batch], about: str, *, family: str, trains: bool = True) -> Callable[..., Any]:
+def _specimen(batch: Callable[[], Batch], about: str, *, family: str) -> Callable[..., Any]:
     """Enter the decorated function into the zoo, under its own name."""
 
     def enter(make: Callable[[], keras.Model]) -> Callable[[], keras.Model]:
         name = make.__name__
-        ZOO[name] = Specimen(name=name, make=make, batch=batch, about=about, family=family, trains=trains)
+        ZOO[name] = Specimen(name=name, make=make, batch=batch, about=about, family=family)
         return make
 
     return enter
@@ -590,7 +588,7 @@ def mixed_bfloat16() -> keras.Model:
         return _compiled(_small_convolutional("mixed_bfloat16"), "sparse_categorical_crossentropy")
 
 
-@_specimen(_images(8), "quantized to int8: only its float layers are changed", family=_PRECISION)
+@_specimen(_images(8), "quantized to int8, whose integer kernels are no targets", family=_PRECISION)
 def int8() -> keras.Model:
     model = _small_convolutional("int8")
     model.quantize("int8", filters=lambda layer: isinstance(layer, keras.layers.Dense))  # quiet about the others
@@ -610,7 +608,7 @@ def _application(name: str, family: Callable[..., keras.Model], size: int, **opt
         return _compiled(model, "sparse_categorical_crossentropy", keras.optimizers.SGD(0.001))
 
     make.__name__ = name
-    _specimen(_images(size), f"`keras.applications`: {name}", family="`keras.applications`")(make)
+    _specimen(_images(size), name, family="`keras.applications`")(make)
 
 
 def _two_stacks(inputs: keras.KerasTensor) -> keras.KerasTensor:

@@ -13,7 +13,7 @@ from kwrap._registry import record, revive
 from kwrap._selection import places
 from kwrap._surgery import replace_layers
 from kwrap._wrapper import Wrapper
-from kwrap.errors import SavedHooksError
+from kwrap.errors import KwrapError, SavedHooksError
 
 __all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "set_classes", "without_hooks"]
 
@@ -49,6 +49,16 @@ class Hooked:
         if getattr(load, "__self__", None) is type(self):  # and no way of the class' own
             load = getattr(plain_class(self), load.__name__)
         return load, *reduced[1:]
+
+    def compute_output_spec(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what the layer's own class does, which calls the hooks inside; raise their errors as they are."""
+        try:
+            return super().compute_output_spec(*args, **kwargs)  # type: ignore[misc]
+        except TypeError as error:
+            # Keras makes an error anew of a text alone, which ours do not take.
+            if isinstance(error.__context__, KwrapError):
+                raise error.__context__ from None
+            raise
 
     def get_config(self: Any) -> dict[str, Any]:
         """Return the serialized layer without hooks, and the records of its hooks."""
