@@ -11,7 +11,7 @@ import pytest
 import kwrap
 from kwrap import _keras
 
-from .specimens import Idle, Mask, NonNegative, Plus, branched, scale, sequential, shift
+from .specimens import Adapter, Idle, Mask, NonNegative, Plus, branched, compiled, scale, sequential, shift
 
 HOME = str(Path(kwrap.__file__).parent)
 
@@ -86,6 +86,7 @@ def sharing(count):
 
 MODELS = {
     "a graph": lambda count: graph(denses(count)),
+    "a compiled graph": lambda count: compiled(graph(denses(count)), steps=1),
     "graphs in a graph": lambda count: graph([graph(denses(2)) for _ in range(count // 2)]),
     "a list": lambda count: Stack(denses(count)),
     "a list of namesakes": lambda count: Stack(denses(count, "dense")),
@@ -121,6 +122,8 @@ ACTS = {
     "serialize": keras.saving.serialize_keras_object,
     "unwrap each": lambda model: kwrap.unwrap_model(model, hooks_on(model, Idle)),
     "unwrap": kwrap.unwrap_model,
+    "adapt": lambda model: kwrap.wrap_model(model, Adapter),
+    "adapt no more": kwrap.unwrap_model,
 }
 SIZES = (12, 24, 48)
 
