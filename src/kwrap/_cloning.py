@@ -82,14 +82,18 @@ def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.
     with without_hooks(layer):
         copy = _rebuild(layer, known)
         if len(places(copy)) == count:
-            _check_alike(layer, copy)
+            _check_alike(layer, copy, built=False)
     put_hooks(copy, count, hooks)
     return copy
 
 
-def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
-    """Raise unless the copy holds as many layers, of the same classes."""
-    classes = [[type(inner) for inner in _keras.flattened(one)] for one in (layer, copy)]
+def _check_alike(layer: keras.Layer, copy: keras.Layer, *, built: bool = True) -> None:
+    """Raise unless the copy holds as many layers, of the same classes; `built`: whether it has been built."""
+    classes = [
+        # A Sequential has its InputLayer only once it is built.
+        [type(inner) for inner in _keras.flattened(one) if built or not isinstance(inner, keras.layers.InputLayer)]
+        for one in (layer, copy)
+    ]
     if classes[0] != classes[1]:
         held, rebuilt = (len(found) - 1 for found in classes)
         raise _changed(layer, str(rebuilt), held)
