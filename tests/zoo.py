@@ -78,6 +78,11 @@ def _compiled(model: keras.Model, loss: Any = "mse", optimizer: Any = None, **op
     return model
 
 
+def _sgd() -> keras.Optimizer:
+    """Return an optimizer of few ops, for the larger models: tracing it is much of the time that they take."""
+    return keras.optimizers.SGD(0.001)
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +308,9 @@ def bidirectional() -> keras.Model:
     hidden = keras.layers.Bidirectional(
         keras.layers.GRU(4, return_sequences=True), merge_mode="sum", name="there_and_back_again"
     )(hidden)
-    return _compiled(keras.Model(inputs, keras.layers.Dense(3, name="last")(hidden), name="both_ways"))
+    return _compiled(
+        keras.Model(inputs, keras.layers.Dense(3, name="last")(hidden), name="both_ways"), optimizer=_sgd()
+    )
 
 
 @_specimen(_images(8), "`SpectralNormalization`, which assigns its layer's kernel", family=_LAYERS)
@@ -605,7 +612,7 @@ def _application(name: str, family: Callable[..., keras.Model], size: int, **opt
         base = family(input_shape=(size, size, 3), include_top=False, pooling="avg", weights=None, **options)
         outputs = keras.layers.Dense(CLASSES, activation="softmax", name="label")(base.output)
         model = keras.Model(base.input, outputs, name=name.lower())
-        return _compiled(model, "sparse_categorical_crossentropy", keras.optimizers.SGD(0.001))
+        return _compiled(model, "sparse_categorical_crossentropy", _sgd())
 
     make.__name__ = name
     _specimen(_images(size), name, family="`keras.applications`")(make)
@@ -660,7 +667,7 @@ def bert() -> keras.Model:
     backbone = models.BertBackbone(
         vocabulary_size=_WORDS, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=12, max_sequence_length=6
     )
-    return _compiled(models.BertTextClassifier(backbone, CLASSES), _crossentropy())
+    return _compiled(models.BertTextClassifier(backbone, CLASSES), _crossentropy(), _sgd())
 
 
 @_specimen(lambda: (_text(), _next_words()), "`GPT2CausalLM`, whose embedding is its last layer too", family=_HUB)
@@ -670,7 +677,7 @@ def gpt2() -> keras.Model:
     backbone = models.GPT2Backbone(
         vocabulary_size=_WORDS, num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=12, max_sequence_length=6
     )
-    return _compiled(models.GPT2CausalLM(backbone), _crossentropy(), weighted_metrics=["accuracy"])
+    return _compiled(models.GPT2CausalLM(backbone), _crossentropy(), _sgd(), weighted_metrics=["accuracy"])
 
 
 @_specimen(lambda: (_text(), _floats(6, 8, seed=1)), "`GemmaBackbone`, trained directly", family=_HUB)
@@ -697,7 +704,7 @@ def vit() -> keras.Model:
     backbone = models.ViTBackbone(
         image_shape=(8, 8, 3), patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=12
     )
-    return _compiled(models.ViTImageClassifier(backbone, CLASSES), _crossentropy())
+    return _compiled(models.ViTImageClassifier(backbone, CLASSES), _crossentropy(), _sgd())
 
 
 @_specimen(_images(16), "`ResNetBackbone` below a head of one's own", family=_HUB)
