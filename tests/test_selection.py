@@ -594,6 +594,16 @@ def test_a_hook_on_a_layer_that_it_is_not_made_for_is_an_error_that_says_what_it
     assert error.layer_types == ["Dense"]
 
 
+def test_a_layer_that_is_named_by_its_path_and_cannot_have_the_hook_is_an_error():
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(2, name="dense"), keras.layers.Activation("relu", name="relu")]
+    )
+    with pytest.raises(errors.RuleError, match="'relu' cannot have the hook: has no weights of its own"):
+        kwrap.plan(model, specimens.Times, where=["dense", "relu"])
+    assert [entry.path for entry in kwrap.plan(model, specimens.Times, where=["dense", "re*"]).entries] == ["dense"]
+    assert kwrap.plan(model, specimens.Times, where=["dense", "relu"], exclude="relu").entries
+
+
 def test_a_rule_that_excludes_all_that_it_means_is_an_error_with_the_reasons():
     with pytest.raises(errors.RuleError, match=r"leaves no layer \('first: excluded'\)"):
         kwrap.plan(specimens.sequential(), specimens.Idle, where="first", exclude=keras.layers.Dense)

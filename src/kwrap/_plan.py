@@ -118,7 +118,10 @@ class Plan:
         """
         added = [entry for entry in self.entries if entry.hooks]
         _check_current(self.model, added)
-        wrappers = [_prepare(entry) for entry in added]
+        wrappers = [_wrapper(entry) for entry in added]
+        # All are built by now: a hook may look at what others of its kind are on.
+        for wrapper in wrappers:
+            wrapper.initialize_hooks()
         _check_calls(added, wrappers)
         pairs = [
             (entry.layer, wrapper)
@@ -319,11 +322,9 @@ def _check_current(model: keras.Model, entries: Sequence[Entry]) -> None:
             )
 
 
-def _prepare(entry: Entry) -> Wrapper:
-    """Return a Wrapper with copies of the entry's hooks, built and filled; the model does not know it yet."""
-    wrapper = Wrapper(entry.layer, [*entry.place.hooks, *copies_of(entry.hooks)], path=entry.path)
-    wrapper.initialize_hooks()
-    return wrapper
+def _wrapper(entry: Entry) -> Wrapper:
+    """Return a Wrapper with copies of the entry's hooks, built; the model does not know it yet."""
+    return Wrapper(entry.layer, [*entry.place.hooks, *copies_of(entry.hooks)], path=entry.path)
 
 
 def _check_calls(entries: Sequence[Entry], wrappers: Sequence[Wrapper]) -> None:

@@ -118,7 +118,8 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     """Return the places that `rule` means, and those that it looked at and left out.
 
     Raises:
-        RuleError: it means none, or a part of it none, as a misspelt name in a list; with the nearest paths.
+        RuleError: it means none, or a part of it none, as a misspelt name in a list, with the nearest paths; or it gives
+            the whole path of a layer that the hook cannot go on.
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
         FixedLayerError: it has a `where`, and means a layer that is held where no Wrapper can be put in its place.
     """
@@ -129,7 +130,7 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
         raise RuleError(str(rule), "matches no layer of the model", _near(rule.where, all_places))
     chosen, skipped = [], []
     for place in looked_at:
-        reason = "excluded" if id(place) in excluded else _why_not(rule, place)
+        reason = _EXCLUDED if id(place) in excluded else _why_not(rule, place)
         if reason is None:
             chosen.append(place)
         elif rule.where is not None or _keras.has_own_weights(place.layer):
@@ -138,6 +139,7 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     skipped.extend(fixed)
     if not chosen:
         _raise_none_left(rule, looked_at, skipped)
+    _check_by_name(rule, skipped)
     return chosen, skipped
 
 
@@ -157,6 +159,7 @@ def _named(rule: Rule, argument: str, where: Where | None, all_places: Sequence[
     return named
 
 
+_EXCLUDED = "excluded"
 _OUT_OF_REACH = "hold it in an attribute, list, tuple or dict alone, so that a Wrapper can be put in its place"
 
 
@@ -254,6 +257,14 @@ def _raise_none_left(rule: Rule, looked_at: Sequence[Place], skipped: Sequence[S
         )
     reasons = listed((f"{item.path}: {item.reason}" for item in skipped), limit=6)
     raise RuleError(str(rule), f"leaves no layer ({reasons})")
+
+
+def _check_by_name(rule: Rule, skipped: Sequence[Skipped]) -> None:
+    """Raise if a layer is left out that the rule names by its path, and not by a pattern that names others too."""
+    names = {part for part in as_list(rule.where) if isinstance(part, str)}
+    for item in skipped:
+        if item.path in names and item.reason != _EXCLUDED:
+            raise RuleError(str(rule), f"{item.path!r} cannot have the hook: {item.reason}")
 
 
 def _near(where: Where | None, all_places: Sequence[Place]) -> list[str]:

@@ -1,4 +1,4 @@
-import itertools
+import json
 
 import keras
 import numpy as np
@@ -8,7 +8,8 @@ from sklearn.datasets import load_digits
 
 import kwrap
 from kwrap.errors import OptionError, OptionValueError
-from kwrap_prune import ConstantSparsity, PolynomialDecay, Prune, Schedule, smallest
+from kwrap_prune import ConstantSparsity, Magnitude, PolynomialDecay, Prune, Schedule, lowest
+from kwrap_prune._structures import Groups
 
 STEPS_AN_EPOCH = 8
 
@@ -17,6 +18,16 @@ STEPS_AN_EPOCH = 8
 def digits():
     images, labels = load_digits(return_X_y=True)
     return images[: 32 * STEPS_AN_EPOCH, :].reshape(-1, 8, 8, 1).astype("float32") / 16, labels[: 32 * STEPS_AN_EPOCH]
+
+
+@keras.saving.register_keras_serializable("kwrap_prune_tests")
+def a_tenth_more(step):
+    return keras.ops.minimum(keras.ops.cast(step, "float64") / 10, 0.9)
+
+
+@keras.saving.register_keras_serializable("kwrap_prune_tests")
+def beyond(step):
+    return step / 2147483647
 
 
 def network(schedule: Schedule, **compile_options) -> keras.Model:
@@ -104,26 +115,20 @@ def test_fit_follows_a_decay_step_by_step(digits, jit_compile):
     x, y = digits
     counts = []
     for first in range(0, 32 * 14, 32):
+        counts.append(zeros(model)[1])
         at = first % len(x)
         model.train_on_batch(x[at : at + 32], y[at : at + 32])
-        counts.append(zeros(model)[1])
     share = [0.0] * 2 + [0.2] * 4 + [0.9 - 0.7 * 0.5**2] * 4 + [0.9] * 4
     assert counts == [round(2560 * each) for each in share]
 
 
-def test_steps_count_optimizer_calls_also_where_only_every_fourth_updates_the_weights(digits):
-    optimizer = keras.optimizers.SGD(gradient_accumulation_steps=4)
-    model = network(ConstantSparsity(0.5, begin_step=STEPS_AN_EPOCH - 1), optimizer=optimizer)
-    seen, kernels = [], []
-    x, y = digits
-    for first in range(0, len(x), 32):
-        seen.append(zeros(model)[1])
-        kernels.append(np.array(model.layers[-1].kernel))
-        model.train_on_batch(x[first : first + 32], y[first : first + 32])
-    kernels.append(np.array(model.layers[-1].kernel))
-    updates = sum(not np.array_equal(one, other) for one, other in itertools.pairwise(kernels))
-    assert (steps(model), updates) == ([STEPS_AN_EPOCH] * 2, 2)
-    assert (seen, zeros(model)[1]) == ([0] * STEPS_AN_EPOCH, 1280)
+def test_a_function_of_the_step_is_a_schedule(digits):
+    model = network(a_tenth_more)
+    counts = []
+    for _ in range(3):
+        model.train_on_batch(digits[0][:32], digits[1][:32])
+        counts.append(zeros(model))
+    assert counts == [[round(72 * 0.1 * step), round(2560 * 0.1 * step)] for step in (1, 2, 3)]
 
 
 def test_with_an_end_the_masks_stay_as_they_were_there(digits):
@@ -144,6 +149,34 @@ def test_pruned_weights_have_no_gradient_and_others_the_layers_own():
     np.testing.assert_array_equal(tape.gradient(loss, wrapper.layer.kernel.value), [[1.0, 0.0], [0.0, 10.0]])
 
 
+def test_where_weights_may_regrow_pruned_ones_have_the_layers_own_gradient():
+    wrapper = dense(np.array([[3.0, -1.0], [0.5, 2.0]], "float32"), Prune(regrow=True))
+    x = tf.constant([[1.0, 10.0]])
+    with tf.GradientTape() as tape:
+        outputs = wrapper(x)
+        loss = tf.reduce_sum(outputs)
+    np.testing.assert_array_equal(outputs, [[3.0, 20.0]])
+    np.testing.assert_array_equal(tape.gradient(loss, wrapper.layer.kernel.value), [[1.0, 1.0], [10.0, 10.0]])
+
+
+def test_a_pruned_weight_comes_back_only_where_weights_may_regrow():
+    # The loss asks for weights of 1 where the pruned ones are, and of 0 elsewhere.
+    wanted = np.array([[0.0, 1.0], [1.0, 0.0]], "float32")
+    kept = {}
+    for regrow in (False, True):
+        kernel = np.array([[0.2, -0.1], [0.1, 0.2]], "float32")
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, use_bias=False)])
+        model.layers[0].kernel.assign(kernel)
+        model.compile(keras.optimizers.SGD(1.0), "mse")
+        kwrap.wrap_model(model, Prune(ConstantSparsity(0.5, begin_step=0, frequency=1), regrow=regrow))
+        for _ in range(3):
+            model.train_on_batch(np.eye(2, dtype="float32"), wanted)
+            assert np.sum(np.array(model.layers[0].kernel) == 0) == 2
+        kept[regrow] = np.array(model.layers[0].kernel) != 0
+    np.testing.assert_array_equal(kept[False], wanted == 0)
+    np.testing.assert_array_equal(kept[True], wanted == 1)
+
+
 def test_infinite_and_undefined_gradients_do_not_reach_pruned_weights():
     wrapper = dense(np.array([[3.0, -1.0]], "float32"), Prune())
     (hook,) = wrapper.hooks
@@ -154,10 +187,10 @@ def test_infinite_and_undefined_gradients_do_not_reach_pruned_weights():
 
 def test_one_trace_of_the_kernel_serves_all_layers(digits):
     model = network(ConstantSparsity(0.5, begin_step=0, frequency=1))
-    before = smallest.trace_count
+    before = lowest.trace_count
     model.fit(*digits, verbose=0)
     network(ConstantSparsity(0.5, begin_step=0, frequency=1), jit_compile=True).fit(*digits, verbose=0)
-    assert smallest.trace_count == before
+    assert lowest.trace_count == before
 
 
 def test_a_mask_is_one_byte_a_weight(digits):
@@ -217,26 +250,53 @@ def test_the_weights_of_a_plain_file_get_masks_of_their_own(tmp_path):
 
 
 def test_every_option_is_in_the_config():
-    default = Prune().get_config()
-    assert default == Prune(ConstantSparsity(0.5, begin_step=0)).get_config()
-    prune = Prune(PolynomialDecay(0.1, 0.6, 1, 9, 2, 4), phase="training", targets=["bias"], name="mine")
-    config = prune.get_config()
-    schedule = {
-        "module": "kwrap_prune._schedules",
-        "class_name": "PolynomialDecay",
-        "registered_name": "kwrap_prune>PolynomialDecay",
-        "config": prune.schedule.get_config(),
+    options = {
+        "schedule": PolynomialDecay(0.1, 0.6, 1, 9, 2, 4),
+        "block_size": (4, 2),
+        "block_pooling": "MAX",
+        "criterion": Magnitude(),
+        "regrow": True,
+        "gradient_accumulation_steps": 3,
+        "log_sparsity": True,
+        "phase": "training",
+        "targets": ["bias"],
+        "name": "mine",
     }
-    assert config == {"schedule": schedule, "phase": "training", "targets": ["bias"], "name": "mine"}
-    again = Prune.from_config(config)
+    config = Prune(**options).get_config()
+    serialized = {
+        "schedule": keras.saving.serialize_keras_object(options["schedule"]),
+        "criterion": keras.saving.serialize_keras_object(options["criterion"]),
+    }
+    assert config == {**options, **serialized, "block_size": [4, 2], "n_m": None}
+    again = Prune.from_config(json.loads(json.dumps(config)))
     assert again.get_config() == config
-    assert again.schedule == prune.schedule
+    assert (again.schedule, again.criterion) == (options["schedule"], options["criterion"])
+    assert Prune.from_config(Prune(n_m=(2, 4)).get_config()).structure == Groups(2, 4)
 
 
-def test_what_is_no_schedule_is_an_error_that_shows_one():
-    with pytest.raises(OptionValueError, match=r"schedule=0\.8 is no schedule, such as ConstantSparsity\(") as raised:
-        Prune(0.8)
-    assert (raised.value.owner, raised.value.option, raised.value.value) == ("prune", "schedule", 0.8)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": 0.8}, r"schedule=0\.8 is no schedule, such as ConstantSparsity\("),
+        ({"schedule": beyond}, r"gives sparsity 1\.0 at step 2147483647: not in \[0, 1\)"),
+        ({"schedule": ConstantSparsity(0.9, 0), "n_m": (2, 4)}, r"ends at sparsity 0\.9, and n_m=\(2, 4\) at 0\.5"),
+        ({"n_m": (2, 4), "block_size": (2, 2)}, r"n_m=\(2, 4\) contradicts block_size=\(2, 2\)"),
+        ({"n_m": (4, 4)}, r"n_m=\(4, 4\) prunes nothing"),
+        ({"n_m": (0, 4)}, "n_m=0 is below 1"),
+        ({"n_m": 4}, "n_m=4 is not two ints"),
+        ({"block_size": (2, 2, 2)}, r"block_size=\(2, 2, 2\) is not two ints"),
+        ({"block_size": (2, 1.5)}, "block_size=1.5 is not of ints"),
+        ({"block_size": (0, 1)}, "block_size=0 is below 1"),
+        ({"block_pooling": "SUM"}, "block_pooling='SUM' is not 'AVG' or 'MAX'"),
+        ({"criterion": "magnitude"}, "criterion='magnitude' is no kwrap_prune.Criterion"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps=0 is below 1"),
+    ],
+)
+def test_an_option_that_cannot_be_is_an_error_that_says_what_and_why(options, message):
+    with pytest.raises(OptionValueError, match=message) as raised:
+        Prune(**options)
+    assert raised.value.owner == "prune"
+    assert raised.value.option in options
 
 
 def test_a_schedule_that_cannot_be_saved_is_an_error():

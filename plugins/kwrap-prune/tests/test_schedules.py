@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import keras
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import tensorflow as tf
 
 from kwrap.errors import OptionValueError
-from kwrap_prune import ConstantSparsity, PolynomialDecay, Schedule
+from kwrap_prune import ConstantSparsity, CosineDecay, PolynomialDecay, Schedule
+from kwrap_prune._schedules import scheduled
 
 STEPS = range(60)
 
@@ -47,10 +49,37 @@ def test_polynomial_decay_follows_its_formula(initial, final, begin, end, power,
     np.testing.assert_allclose([each for _, each in actual], sparsities, rtol=1e-13, atol=1e-15)
 
 
-def test_polynomial_decay_has_the_values_of_tensorflow_model_optimization():
-    schedule = PolynomialDecay(0.2, 0.8, 100, 110, 3, 2)  # the case of its own test
-    expected = {100: 0.2, 102: 0.4928, 105: 0.725, 110: 0.8}
-    np.testing.assert_allclose([float(schedule(step)[1]) for step in expected], list(expected.values()), rtol=1e-14)
+TFMOT = json.loads(pathlib.Path(__file__).with_name("tfmot_schedules.json").read_text("utf-8"))["rows"]
+
+
+@pytest.mark.parametrize("row", TFMOT, ids=lambda row: f"{row['schedule']}-{row['options']['begin_step']}")
+def test_schedules_say_what_those_of_tensorflow_model_optimization_say_step_for_step(row):
+    schedule = {"ConstantSparsity": ConstantSparsity, "PolynomialDecay": PolynomialDecay}[row["schedule"]]
+    answers = [schedule(**row["options"])(step) for step in range(len(row["sparsity"]))]
+    assert [step for step, (due, _) in enumerate(answers) if due] == row["due"]
+    # tfmot computes in float32.
+    np.testing.assert_allclose([float(each) for _, each in answers], row["sparsity"], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("begin", "end", "frequency"), [(0, 50, 10), (5, 48, 4)])
+def test_cosine_decay_goes_down_as_the_learning_rate_of_keras_does(begin, end, frequency):
+    rate = keras.optimizers.schedules.CosineDecay(0.9, decay_steps=end - begin)
+    expected = [0.9 - float(rate(max(step - begin, 0))) for step in STEPS]
+    actual = table(CosineDecay(0.0, 0.9, begin, end, frequency))
+    assert [step for step, (due, _) in enumerate(actual) if due] == list(range(begin, end + 1, frequency))
+    np.testing.assert_allclose([sparsity for _, sparsity in actual], expected, atol=1e-6)  # Keras' is float32
+
+
+@keras.saving.register_keras_serializable("kwrap_prune_tests")
+def ramp(step):
+    return keras.ops.minimum(step / 10, 1) * 0.9
+
+
+def test_a_function_gives_a_sparsity_for_every_step():
+    for step in (0, 5, 100):
+        due, sparsity = scheduled(ramp, tf.constant(step))
+        assert (bool(due), sparsity.dtype) == (True, tf.float64)
+        assert float(sparsity) == pytest.approx(min(step / 10, 1) * 0.9, rel=1e-6)
 
 
 def test_a_decay_of_one_step_is_at_its_final_sparsity():
@@ -75,6 +104,10 @@ def test_a_decay_of_one_step_is_at_its_final_sparsity():
                 "power": 5,
                 "frequency": 2,
             },
+        ),
+        (
+            CosineDecay(0.1, 0.6, 10, 20, 2),
+            {"initial_sparsity": 0.1, "final_sparsity": 0.6, "begin_step": 10, "end_step": 20, "frequency": 2},
         ),
     ],
 )
@@ -106,6 +139,10 @@ def decay(**options) -> PolynomialDecay:
     )
 
 
+def cosine(**options) -> CosineDecay:
+    return CosineDecay(**{"initial_sparsity": 0.2, "final_sparsity": 0.8, "begin_step": 0, "end_step": 10} | options)
+
+
 def constant(**options) -> ConstantSparsity:
     return ConstantSparsity(**{"target_sparsity": 0.5, "begin_step": 0} | options)
 
@@ -126,7 +163,7 @@ def constant(**options) -> ConstantSparsity:
         (constant, {"target_sparsity": "0.5"}, "ConstantSparsity: target_sparsity='0.5' is not a number"),
         *(
             (make, options, message)
-            for make in (constant, decay)
+            for make in (constant, decay, cosine)
             for options, message in [
                 ({"begin_step": -1}, "begin_step=-1 is negative"),
                 ({"end_step": -2}, "end_step=-2 is negative"),

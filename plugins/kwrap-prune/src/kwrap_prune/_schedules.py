@@ -2,15 +2,17 @@
 
 import abc
 import dataclasses
+import math
 import numbers
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from kwrap.errors import OptionValueError
 
-__all__ = ["ConstantSparsity", "PolynomialDecay", "Schedule"]
+__all__ = ["ConstantSparsity", "CosineDecay", "PolynomialDecay", "Schedule", "scheduled"]
 
 NO_END = -1
 
@@ -18,8 +20,8 @@ NO_END = -1
 class Schedule(abc.ABC):
     """When masks are computed, and the share of weights that they set to zero.
 
-    Steps count the calls of the optimizer, one a batch. With its `gradient_accumulation_steps=n`, only every n-th call
-    updates the weights: multiply a schedule's steps by n.
+    Steps count the updates of the weights since the model was wrapped, one a batch: step 0 is on wrapping, step n after
+    the n-th update. Where an optimizer accumulates gradients, see `Prune`'s `gradient_accumulation_steps`.
 
     For a schedule of one's own: a frozen dataclass with a `__call__`, registered by
     `keras.saving.register_keras_serializable`, so that it is saved with the model.
@@ -29,7 +31,7 @@ class Schedule(abc.ABC):
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Return whether masks are computed at `step`, a bool, and the sparsity from then on, a float64 in [0, 1).
 
-        `step` counts the optimizer's calls before this one: an int or an int32 tensor; the results are tensors.
+        `step` is an int or an int32 tensor; the results are tensors.
         """
 
     def get_config(self) -> dict[str, Any]:
@@ -47,7 +49,7 @@ class Schedule(abc.ABC):
 class ConstantSparsity(Schedule):
     """The same sparsity from `begin_step` on, computed again every `frequency` steps; `end_step` -1 is no end.
 
-    Steps are optimizer calls, see `Schedule`.
+    Steps count updates, see `Schedule`.
     """
 
     target_sparsity: float
@@ -72,7 +74,7 @@ class PolynomialDecay(Schedule):
     sparsity = final + (initial - final) * (1 - (step - begin_step) / (end_step - begin_step)) ** power
 
     Masks are computed at `begin_step` and every `frequency` steps after it, up to `end_step`: the final sparsity is
-    reached only if `end_step - begin_step` is a multiple of `frequency`. Steps are optimizer calls, see `Schedule`.
+    reached only if `end_step - begin_step` is a multiple of `frequency`. Steps count updates, see `Schedule`.
     """
 
     initial_sparsity: float
@@ -83,27 +85,62 @@ class PolynomialDecay(Schedule):
     frequency: int = 100
 
     def __post_init__(self) -> None:
-        _check_sparsity(self, "initial_sparsity")
-        _check_sparsity(self, "final_sparsity")
+        _check_decay(self)
         _check_number(self, "power")
         if not self.power > 0:
             raise _wrong(self, "power", "is not positive: the sparsity would not reach the final one")
-        if self.end_step == NO_END:
-            raise _wrong(self, "end_step", "is no end, and a decay needs one: give the step of the final sparsity")
-        _check_steps(self)
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Return whether `step` is one of the schedule's, and the sparsity there."""
-        span = self.end_step - self.begin_step
-        # In float64: the number of weights to prune, size times this, is then exact at any size.
-        done = keras.ops.cast(step - self.begin_step, "float64") / span if span else keras.ops.ones((), "float64")
-        left = 1.0 - keras.ops.clip(done, 0.0, 1.0)
-        return _is_due(self, step), self.final_sparsity + (
-            self.initial_sparsity - self.final_sparsity
-        ) * left**self.power
+        return _is_due(self, step), _decayed(self, (1.0 - _done(self, step)) ** self.power)
 
 
-Stepped = ConstantSparsity | PolynomialDecay
+@keras.saving.register_keras_serializable(package="kwrap_prune")
+@dataclasses.dataclass(frozen=True)
+class CosineDecay(Schedule):
+    """A sparsity that goes from initial to final along half a cosine: slow at first and at last.
+
+    sparsity = final + (initial - final) * (1 + cos(pi * (step - begin_step) / (end_step - begin_step))) / 2
+
+    As in Dettmers and Zettlemoyer, https://arxiv.org/abs/1907.04840. Steps as of `PolynomialDecay`.
+    """
+
+    initial_sparsity: float
+    final_sparsity: float
+    begin_step: int
+    end_step: int
+    frequency: int = 100
+
+    def __post_init__(self) -> None:
+        _check_decay(self)
+
+    def __call__(self, step: Any) -> tuple[Any, Any]:
+        """Return whether `step` is one of the schedule's, and the sparsity there."""
+        return _is_due(self, step), _decayed(self, (1.0 + keras.ops.cos(math.pi * _done(self, step))) / 2)
+
+
+def scheduled(schedule: Schedule | Callable[[Any], Any], step: Any) -> tuple[Any, Any]:
+    """Return whether masks are computed at `step`, and the sparsity; a plain function gives one for every step."""
+    if isinstance(schedule, Schedule):
+        return schedule(step)
+    return keras.ops.convert_to_tensor(True), keras.ops.cast(schedule(step), "float64")
+
+
+Decay = PolynomialDecay | CosineDecay
+Stepped = ConstantSparsity | Decay
+
+
+def _done(schedule: Decay, step: Any) -> Any:
+    """Return how far along the decay `step` is, a float64 from 0 to 1."""
+    span = schedule.end_step - schedule.begin_step
+    # In float64: the number of weights to prune, size times this, is then exact at any size.
+    done = keras.ops.cast(step - schedule.begin_step, "float64") / span if span else keras.ops.ones((), "float64")
+    return keras.ops.clip(done, 0.0, 1.0)
+
+
+def _decayed(schedule: Decay, left: Any) -> Any:
+    """Return the sparsity when the share `left` of the way from the final to the initial one is left."""
+    return schedule.final_sparsity + (schedule.initial_sparsity - schedule.final_sparsity) * left
 
 
 def _is_due(schedule: Stepped, step: Any) -> Any:
@@ -128,15 +165,23 @@ def _check_sparsity(schedule: Stepped, field: str) -> None:
         raise _wrong(schedule, field, "is not in [0, 1): it is the share of weights that are set to zero")
 
 
+def _check_decay(schedule: Decay) -> None:
+    _check_sparsity(schedule, "initial_sparsity")
+    _check_sparsity(schedule, "final_sparsity")
+    if schedule.end_step == NO_END:
+        raise _wrong(schedule, "end_step", "is no end, and a decay needs one: give the step of the final sparsity")
+    _check_steps(schedule)
+
+
 def _check_steps(schedule: Stepped) -> None:
     for field in ("begin_step", "end_step", "frequency"):
         try:
             step = operator.index(getattr(schedule, field))
         except TypeError as error:
-            raise _wrong(schedule, field, "is not an int: it counts the optimizer's calls") from error
+            raise _wrong(schedule, field, "is not an int: it counts updates") from error
         object.__setattr__(schedule, field, step)  # NumPy's as an int, for a config is JSON
     if schedule.begin_step < 0:
-        raise _wrong(schedule, "begin_step", "is negative: steps count from 0, the first optimizer call")
+        raise _wrong(schedule, "begin_step", "is negative: steps count from 0, when the model is wrapped")
     if schedule.end_step < NO_END:
         raise _wrong(schedule, "end_step", "is negative: give a step, or -1 for no end")
     if NO_END < schedule.end_step < schedule.begin_step:
