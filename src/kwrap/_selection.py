@@ -118,8 +118,8 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     """Return the places that `rule` means, and those that it looked at and left out.
 
     Raises:
-        RuleError: it means none, or a part of it none, as a misspelt name in a list, with the nearest paths; or it gives
-            the whole path of a layer that the hook cannot go on.
+        RuleError: it means none, or a part of it none, as a misspelt name in a list, with the nearest paths; or a layer
+            that it gives the path of cannot have the hook.
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
         FixedLayerError: it has a `where`, and means a layer that is held where no Wrapper can be put in its place.
     """
