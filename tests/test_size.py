@@ -213,7 +213,7 @@ def test_a_call_hook_is_tried_once_a_recorded_call_in_each_phase_that_it_can_tel
 
 
 def test_the_calls_of_all_layers_are_traced_at_once(monkeypatch):
-    traces = calls(monkeypatch, _keras, "output_spec")
+    traces = calls(monkeypatch, _keras._graph, "output_spec")
     kwrap.wrap_model(graph(denses(5)), [asking, blind])
     assert len(traces) == 1
 
