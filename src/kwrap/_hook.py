@@ -231,6 +231,11 @@ class Hook(keras.layers.Layer):
         """Tell whether the class has a `method` of its own, which is then in the layer's path."""
         return getattr(cls, method) is not getattr(Hook, method)
 
+    @classmethod
+    def acts_on_weights(cls) -> bool:
+        """Tell whether the class changes weights, as they are read or as they are stored."""
+        return cls.overrides("parametrize") or cls.overrides("constrain")
+
     def get_config(self) -> dict[str, Any]:
         """Return the options: JSON values and serialized Keras objects."""
         config: dict[str, Any] = copied(self._config)

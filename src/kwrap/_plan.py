@@ -75,8 +75,9 @@ class Entry:
 
     @property
     def weights(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the weights that the hooks change, by name."""
-        targets = (target for hook in self.all_hooks for target in hook.select_targets(self.layer, self.path))
+        """The shapes of the weights that the hooks change or freeze, by name."""
+        hooks = (hook for hook in self.all_hooks if hook.acts_on_weights() or hook.freezes)
+        targets = (target for hook in hooks for target in hook.select_targets(self.layer, self.path))
         return {target.name: target.shape for target in targets}
 
     def as_dict(self) -> dict[str, Any]:

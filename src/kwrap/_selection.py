@@ -227,7 +227,7 @@ def _why_not(rule: Rule, place: Place) -> str | None:
     hook, layer = rule.hook, place.layer
     if not isinstance(layer, hook.layer_type):
         return f"a {type(layer).__name__}; the hook is made for {', '.join(cls.__name__ for cls in hook.layer_type)}"
-    if not hook.overrides("call") and (hook.overrides("parametrize") or hook.overrides("constrain")):
+    if not hook.overrides("call") and hook.acts_on_weights():
         if not layer.built and not _keras.sublayers(layer):
             return None  # it has weights, of which nothing is known yet: the plan says to build it
         return None if hook.select_targets(layer, place.path) else _why_no_target(layer)

@@ -106,10 +106,12 @@ def _not_in_containers(value: Any, containers: dict[int, Any]) -> Iterator[Any]:
             yield from _not_in_containers(item, containers)
     elif isinstance(value, _keras.TrackableReference):
         yield from _not_in_containers(value.ref, containers)
-    elif not isinstance(value, keras.Layer):
+    elif type(value) not in _PLAIN and not isinstance(value, keras.Layer):
         yield value
 
 
+# What holds nothing: a model may have many, as in a vocabulary.
+_PLAIN = frozenset((str, bytes, int, float, complex, bool, type(None)))
 _FUNCTIONS = (types.FunctionType, property, staticmethod, classmethod, functools.cached_property)
 _TRANSPARENT = (
     *_FUNCTIONS,
@@ -193,6 +195,8 @@ def _replace_in_attributes(holder: object, pairs: Pairs, seen: Seen) -> None:
 
 def _replaced(value: Any, pairs: Pairs, seen: Seen) -> Any:
     """Return `value` with layers replaced: lists, dicts and sets in place, what cannot change anew."""
+    if type(value) in _PLAIN:
+        return value
     if id(value) in pairs:
         return pairs[id(value)][1]
     if id(value) not in seen:

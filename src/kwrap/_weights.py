@@ -73,7 +73,7 @@ class WeightHooks:
         """Raise WrapperStateError if the layer was quantized, or got Keras' LoRA, since `engage`."""
         if _keras.quantization(self.layer) == self._quantization:
             return
-        hooks = [hook.name for hook in self._hooks if hook.target_weights and _acts_on_weights(hook)]
+        hooks = [hook.name for hook in self._hooks if hook.target_weights and hook.acts_on_weights()]
         if hooks:
             raise WrapperStateError(
                 f"layer {self.layer.name!r} was quantized, or got Keras' LoRA, while it was wrapped: its hooks "
@@ -98,7 +98,7 @@ class WeightHooks:
         Raises:
             WrapperStateError: one of them changes a weight that a hook before it, which stays, acts on as it is read.
         """
-        merging = (hook for hook in hooks if _acts_on_weights(hook) or hook.overrides("merge"))
+        merging = (hook for hook in hooks if hook.acts_on_weights() or hook.overrides("merge"))
         return [
             (variable, _merged(target, variable, self._hooks, hooks))
             for target in targets_of(merging)
@@ -114,10 +114,6 @@ def stored_targets(hooks: Iterable[Hook]) -> list[WeightTarget]:
 def targets_of(hooks: Iterable[Hook]) -> list[WeightTarget]:
     """Return the targets of `hooks`, each once."""
     return list({id(target.variable): target for hook in hooks for target in hook.target_weights}.values())
-
-
-def _acts_on_weights(hook: Hook) -> bool:
-    return hook.overrides("parametrize") or hook.overrides("constrain")
 
 
 def _changes(hook: Hook, target: WeightTarget) -> bool:

@@ -4,7 +4,7 @@ import pytest
 
 import kwrap
 from kwrap.errors import PlanError, RuleError, TargetError
-from kwrap_prune import ConstantSparsity, Prune
+from kwrap_prune import Prune
 
 
 def network(optimizer="sgd") -> keras.Model:
@@ -67,12 +67,17 @@ def test_a_layer_without_weights_to_prune_that_is_named_is_an_error():
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_an_optimizer_that_accumulates_gradients_asks_for_the_option(scaled):
+@pytest.mark.parametrize("steps", [None, 3])
+def test_an_optimizer_that_accumulates_gradients_asks_for_the_option(scaled, steps):
     optimizer = keras.optimizers.SGD(gradient_accumulation_steps=4)
     model = network(keras.optimizers.LossScaleOptimizer(optimizer) if scaled else optimizer)
     with pytest.raises(PlanError, match=r"Prune\(\.\.\., gradient_accumulation_steps=4\)"):
-        kwrap.wrap_model(model, Prune())
-    for steps in (1, 4):
-        assert kwrap.plan(model, Prune(gradient_accumulation_steps=steps)).entries
-    every_call = Prune(ConstantSparsity(0.5, begin_step=0), gradient_accumulation_steps=1)
-    assert kwrap.plan(network("adam"), every_call).entries
+        kwrap.wrap_model(model, Prune(gradient_accumulation_steps=steps))
+    for accepted in (1, 4):
+        assert kwrap.plan(model, Prune(gradient_accumulation_steps=accepted)).entries
+
+
+def test_an_optimizer_that_updates_at_each_call_is_not_to_be_counted_otherwise():
+    with pytest.raises(PlanError, match=r"Prune\(\.\.\., gradient_accumulation_steps=1\)"):
+        kwrap.wrap_model(network(), Prune(gradient_accumulation_steps=4))
+    assert kwrap.plan(network(), Prune(gradient_accumulation_steps=1)).entries

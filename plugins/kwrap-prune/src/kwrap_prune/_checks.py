@@ -21,14 +21,17 @@ def kwrap_check_plan(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Pro
 
 
 def _accumulation(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Problem]:
-    """Return that the hooks do not know how often the model's optimizer updates the weights."""
+    """Return which hooks would not count the updates of the model's optimizer, and do not say 1: that they count calls."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-    every = getattr(optimizer, "gradient_accumulation_steps", None)
+    if optimizer is None:
+        return
+    every = optimizer.gradient_accumulation_steps or 1
     hooks = {hook.name: hook for entry in plan.entries for hook in entry.hooks if isinstance(hook, Prune)}
-    unaware = sorted(name for name, hook in hooks.items() if hook.gradient_accumulation_steps is None)
-    if every and unaware:
-        yield kwrap.Problem(
-            f"the optimizer updates the weights at each {every}th of its calls only, and {', '.join(unaware)} would "
-            f"count the calls: Prune(..., gradient_accumulation_steps={every})"
-        )
+    for hook in hooks.values():
+        counted = hook.gradient_accumulation_steps
+        if counted != every and counted != 1 and (counted, every) != (None, 1):
+            yield kwrap.Problem(
+                f"of the optimizer's calls, each {every}th updates the weights, and {hook.name!r} takes it for each "
+                f"{counted or 1}th: Prune(..., gradient_accumulation_steps={every})"
+            )
