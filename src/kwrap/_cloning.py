@@ -3,6 +3,7 @@
 import inspect
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -29,8 +30,8 @@ def copy_model(model: keras.Model) -> keras.Model:
         raise _changed(model, f"{error.found} in {error.layer!r}", error.saved) from error
     _check_alike(model, copy)
     _check_weights(model, copy)
-    pairs = [(model, copy), *zip(_keras.all_sublayers(model), _keras.all_sublayers(copy), strict=True)]
-    for source, target in zip(_keras.flattened(model), _keras.flattened(copy), strict=True):
+    pairs = [(model, copy), *zip(*(_without_inputs(_keras.all_sublayers(one)) for one in (model, copy)), strict=True)]
+    for source, target in zip(*(_without_inputs(_keras.flattened(one)) for one in (model, copy)), strict=True):
         target.trainable = source.trainable and not _keras.is_lifted(source)
     frozen = {
         id(variable) for source, _ in pairs if isinstance(source, Wrapper) for variable in source.weight_hooks.frozen
@@ -82,21 +83,22 @@ def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.
     with without_hooks(layer):
         copy = _rebuild(layer, known)
         if len(places(copy)) == count:
-            _check_alike(layer, copy, built=False)
+            _check_alike(layer, copy)
     put_hooks(copy, count, hooks)
     return copy
 
 
-def _check_alike(layer: keras.Layer, copy: keras.Layer, *, built: bool = True) -> None:
-    """Raise unless the copy holds as many layers, of the same classes; `built`: whether it has been built."""
-    classes = [
-        # A Sequential has its InputLayer only once it is built.
-        [type(inner) for inner in _keras.flattened(one) if built or not isinstance(inner, keras.layers.InputLayer)]
-        for one in (layer, copy)
-    ]
+def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
+    """Raise unless the copy holds as many layers, of the same classes."""
+    classes = [[type(inner) for inner in _without_inputs(_keras.flattened(one))] for one in (layer, copy)]
     if classes[0] != classes[1]:
         held, rebuilt = (len(found) - 1 for found in classes)
         raise _changed(layer, str(rebuilt), held)
+
+
+def _without_inputs(layers: Iterable[keras.Layer]) -> Iterator[keras.Layer]:
+    """Yield all but InputLayers: a Sequential has one only once it is built, and may share that of the model around."""
+    return (layer for layer in layers if not isinstance(layer, keras.layers.InputLayer))
 
 
 def _changed(layer: keras.Layer, rebuilt: str, held: int) -> CloneError:

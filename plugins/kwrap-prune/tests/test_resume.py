@@ -123,9 +123,9 @@ def test_checkpoints_of_swapped_averages_hold_exact_zeros_that_unwrapping_leaves
 
 # --- going on --------------------------------------------------------------------------------------------------------
 
-# 18 steps, of which the 14th is the schedule's last; the process is killed after the 11th. Of the pruned layers, one is
-# in the graph of a Functional model and one inside of a subclassed model. No Dropout: Keras 3.15 does not save where its
-# random numbers are.
+# 18 steps, of which the 14th is the schedule's last; the process is killed after the 11th. Of the pruned layers, one
+# is in the graph of a Functional model and one inside of a subclassed model. No Dropout: Keras 3.15 does not save where
+# its random numbers are.
 PROGRAM = """
 import os, signal, sys
 import keras, numpy as np, tensorflow as tf

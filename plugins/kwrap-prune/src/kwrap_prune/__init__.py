@@ -2,19 +2,29 @@
 
 from kwrap_prune._checks import kwrap_check_plan
 from kwrap_prune._criteria import Criterion, Magnitude
+from kwrap_prune._history import MissingPackageError, PruningHistory, PruningRecord
 from kwrap_prune._hook import NonFiniteWeightsWarning, Prune
+from kwrap_prune._report import Report, WeightReport, report
 from kwrap_prune._schedules import ConstantSparsity, CosineDecay, PolynomialDecay, Schedule
 from kwrap_prune._select import lowest
+from kwrap_prune.tfmot._layers import kwrap_weight_targets
 
 __all__ = [
     "ConstantSparsity",
     "CosineDecay",
     "Criterion",
     "Magnitude",
+    "MissingPackageError",
     "NonFiniteWeightsWarning",
     "PolynomialDecay",
     "Prune",
+    "PruningHistory",
+    "PruningRecord",
+    "Report",
     "Schedule",
+    "WeightReport",
     "kwrap_check_plan",
+    "kwrap_weight_targets",
     "lowest",
+    "report",
 ]

@@ -21,7 +21,7 @@ def kwrap_check_plan(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Pro
 
 
 def _accumulation(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Problem]:
-    """Return which hooks would not count the updates of the model's optimizer, and do not say 1: that they count calls."""
+    """Return which hooks would count neither the updates of the model's optimizer nor, as 1 says, its calls."""
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     if optimizer is None:
@@ -32,6 +32,6 @@ def _accumulation(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Proble
         counted = hook.gradient_accumulation_steps
         if counted != every and counted != 1 and (counted, every) != (None, 1):
             yield kwrap.Problem(
-                f"of the optimizer's calls, each {every}th updates the weights, and {hook.name!r} takes it for each "
-                f"{counted or 1}th: Prune(..., gradient_accumulation_steps={every})"
+                f"the optimizer updates the weights once in {every} calls, and {hook.name!r} takes it for "
+                f"{counted or 1}: Prune(..., gradient_accumulation_steps={every})"
             )

@@ -45,7 +45,9 @@ class Prune(kwrap.Hook):
             same, after every step. tensorflow-model-optimization prunes so.
         gradient_accumulation_steps: the optimizer's, whose n-th calls only update the weights: steps then count these
             updates. Default: 1, and an error if the model's optimizer has another number.
-        log_sparsity: whether the layer's sparsity is a metric of the model, named "<path>/sparsity".
+        log_sparsity: whether the layer's sparsity is a metric of the model, named "<path>/sparsity", or, of a hook with
+            a name of its own, "<path>/<name>_sparsity". Keras lists metrics of layers inside layers more than once in
+            `model.metrics`; logs have each once.
 
     Raises:
         OptionValueError: an option has a value that it cannot have, or that contradicts another.
@@ -78,14 +80,21 @@ class Prune(kwrap.Hook):
 
     def build(self, layer: keras.Layer) -> None:
         """Create a mask for each target, True where a weight is kept."""
+        if not self.target_weights and layer.weights and not kwrap.weight_targets(layer):
+            raise TargetError(
+                f"hook {self.name!r} at {self.path!r}: nobody says which of its weights to prune. If they are those of "
+                "layers that it holds, put the hook on these: kwrap.wrap_model(model, ...); else teach its class: "
+                f"@kwrap.weight_targets.register({type(layer).__name__})"
+            )
         for target in self.target_weights:
             if problem := self.structure.problem(target):
                 raise TargetError(f"hook {self.name!r} at {self.path!r}: {problem}")
             self.add_state(target, "mask", target.shape, dtype="bool", initializer="ones")
             self.criterion.add_target(target)
-        if self.log_sparsity:
+        if self.log_sparsity and self.target_weights:
             masks = [self.state(target, "mask") for target in self.target_weights]
-            self.sparsity = Sparsity(masks, name=f"{self.path}/sparsity")
+            own = "" if self.name == self.hook_name else f"{self.name}_"
+            self.sparsity = Sparsity(masks, name=f"{self.path}/{own}sparsity")
 
     def initialize(self, layer: keras.Layer) -> None:
         """Compute the masks of step 0, if the schedule begins there."""
@@ -123,12 +132,12 @@ class Prune(kwrap.Hook):
     def _kept(self, target: kwrap.WeightTarget, value: Any, sparsity: Any, mask: Any) -> Any:
         """Return a new mask for `value`, False where it is pruned."""
         scores = self.criterion.score(target, value)
+        broken = keras.ops.logical_not(keras.ops.isfinite(value))
         if not self.regrow:
             # An optimizer with momentum may have moved what is pruned.
-            scores = keras.ops.where(mask, scores, -float("inf"))
+            scores = keras.ops.where(keras.ops.logical_or(mask, broken), scores, -float("inf"))
         sparsity = self.criterion.sparsity(target, scores, sparsity)
-        kept = self.structure.kept(target, scores, sparsity)
-        return keras.ops.logical_or(kept, keras.ops.logical_not(keras.ops.isfinite(value)))
+        return keras.ops.logical_or(self.structure.kept(target, scores, sparsity), broken)
 
     # --- options -------------------------------------------------------------------------------------------------
 

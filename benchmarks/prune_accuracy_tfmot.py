@@ -1,0 +1,71 @@
+"""The accuracy of the nets of prune_accuracy.py when tensorflow-model-optimization prunes them: its TFMOT_HERE.
+
+TF_USE_LEGACY_KERAS=1 python benchmarks/prune_accuracy_tfmot.py FOLDER [SPARSITY ...], in an environment of its own with
+tensorflow, tf_keras and tensorflow-model-optimization, after prune_accuracy.py --save FOLDER.
+"""
+
+import gzip
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+IMAGES = pathlib.Path("/usr/share/datasets/fashion-mnist")
+SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
+
+
+def read(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images, in [0, 1], and the labels of "train" or "t10k"."""
+    images, labels = (
+        np.frombuffer(gzip.decompress((IMAGES / f"{part}-{file}-ubyte.gz").read_bytes()), "uint8", offset=offset)
+        for file, offset in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    return images.reshape(-1, 28, 28, 1).astype("float32") / 255, labels.astype("int32")
+
+
+def net() -> keras.Model:
+    """Return the net, untrained."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(16, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def pruned(weights: list[np.ndarray], sparsity: float, seed: int) -> keras.Model:
+    """Return the net with these weights, pruned in two epochs."""
+    dense = net()
+    dense.set_weights(weights)
+    schedule = tfmot.sparsity.keras.PolynomialDecay(0.0, sparsity, begin_step=0, end_step=700, frequency=50)
+    model = tfmot.sparsity.keras.prune_low_magnitude(dense, schedule)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    keras.utils.set_random_seed(100 + seed)  # the order of the batches, as in prune_accuracy.py
+    callbacks = [tfmot.sparsity.keras.UpdatePruningStep()]
+    model.fit(*read("train"), batch_size=128, epochs=2, callbacks=callbacks, verbose=0)
+    return model
+
+
+def main() -> None:
+    """Print a line for each sparsity."""
+    folder, *sparsities = sys.argv[1:]
+    for sparsity in map(float, sparsities or SPARSITIES):
+        accuracies = []
+        for seed in range(3):
+            with np.load(pathlib.Path(folder) / f"dense{seed}.npz") as arrays:
+                model = pruned([arrays[name] for name in arrays.files], sparsity, seed)
+            accuracies.append(round(model.evaluate(*read("t10k"), batch_size=1000, verbose=0)[1], 4))
+        print(f"{sparsity}: {tuple(accuracies)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The weights of a model that are pruned, or could be."""
+
+from collections.abc import Iterable
+
+import keras
+
+import kwrap
+from kwrap.errors import RuleError
+from kwrap_prune._hook import Prune
+
+__all__ = ["prunable_targets", "pruned_targets"]
+
+# (path, target) pairs.
+Targets = list[tuple[str, kwrap.WeightTarget]]
+
+
+def pruned_targets(model: keras.Model) -> Targets:
+    """Return the targets of the model's Prune hooks, with their layers' paths; a shared weight once."""
+    return _once((path, target) for path, hook in kwrap.find_hooks(model, Prune) for target in hook.target_weights)
+
+
+def prunable_targets(model: keras.Model) -> Targets:
+    """Return what Prune takes where it is not told which weights, and the targets of the model's Prune hooks.
+
+    In the order of the model's layers, with their paths; a shared weight once.
+
+    Raises:
+        ModelTypeError: this is no Keras model.
+        WrapperStateError: the model is not built.
+    """
+    pruned = pruned_targets(model)
+    # Nothing is put on the model: a name that its hooks do not have, and a number that no optimizer contradicts.
+    hook = Prune(name="kwrap_prune.report", gradient_accumulation_steps=1)
+    try:
+        entries = kwrap.plan(model, hook).entries
+    except RuleError:  # no layer has any
+        return pruned
+    found: Targets = []
+    for entry in entries:
+        found.extend((entry.path, target) for target in hook.select_targets(entry.layer, entry.path))
+        found.extend((path, target) for path, target in pruned if path == entry.path)
+    return _once([*found, *pruned])
+
+
+def _once(targets: Iterable[tuple[str, kwrap.WeightTarget]]) -> Targets:
+    """Return each weight where it comes first."""
+    once: dict[int, tuple[str, kwrap.WeightTarget]] = {}
+    for path, target in targets:
+        once.setdefault(id(target.variable), (path, target))
+    return list(once.values())

@@ -1,0 +1,204 @@
+import io
+import json
+import zlib
+
+import keras
+import numpy as np
+import pytest
+from rich.console import Console
+
+import kwrap
+from kwrap.errors import ModelTypeError, WrapperStateError
+from kwrap_prune import ConstantSparsity, NonFiniteWeightsWarning, Prune, report
+
+
+class Block(keras.layers.Layer):
+    """A composite: two dense layers in a list."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.parts = [keras.layers.Dense(6, name="up"), keras.layers.Dense(4, name="down")]
+
+    def call(self, inputs):
+        return self.parts[1](self.parts[0](inputs))
+
+
+class Tagger(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding = keras.layers.Embedding(10, 4, name="embedding")
+        self.blocks = [Block(name="block_0"), Block(name="block_1")]
+        self.norm = keras.layers.LayerNormalization(name="norm")
+
+    def call(self, inputs):
+        hidden = self.embedding(inputs)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.norm(hidden)
+
+
+def convolutions() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((4, 4, 2)),
+            keras.layers.DepthwiseConv2D(3, name="depthwise"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Flatten(name="flatten"),
+            keras.layers.Dense(10, name="dense"),
+        ],
+        name="net",
+    )
+
+
+def places(model: keras.Model) -> list[tuple[str, str]]:
+    return [(one.path, one.weight) for one in report(model).weights]
+
+
+def counts(model: keras.Model) -> dict[str, tuple[int, int]]:
+    return {one.path: (one.zeros, one.size) for one in report(model).weights}
+
+
+def test_a_plain_model_shows_its_kernels_and_embeddings_with_the_zeros_in_them():
+    model = convolutions()
+    kernel = np.ones((8, 10), "float32")
+    kernel[:3, 0] = [0, -0.0, 1e-45]
+    model.get_layer("dense").kernel.assign(kernel)
+    depthwise, dense = report(model).weights
+    assert (depthwise.path, depthwise.weight, depthwise.shape) == ("depthwise", "kernel", (3, 3, 2, 1))
+    assert (depthwise.size, depthwise.zeros, depthwise.sparsity, depthwise.non_finite) == (18, 0, 0.0, 0)
+    assert (dense.path, dense.weight, dense.shape) == ("dense", "kernel", (8, 10))
+    assert (dense.size, dense.zeros, dense.sparsity) == (80, 2, 0.025)
+
+
+def test_the_totals_are_those_of_the_models_own_weights_pruned_or_unwrapped():
+    model = convolutions()
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.5, begin_step=0)))
+    pruned = report(model)
+    kwrap.unwrap_model(model)
+    assert pruned.as_dict() == report(model).as_dict()
+    values = [np.array(weight) for weight in model.weights]
+    raw = b"".join(value.tobytes() for value in values)
+    assert (pruned.size, pruned.zeros, pruned.sparsity) == (98, 49, 0.5)
+    assert pruned.model_size == model.count_params()
+    assert pruned.model_zeros == sum(int(np.sum(value == 0)) for value in values)
+    assert (pruned.raw_bytes, pruned.deflated_bytes) == (len(raw), len(zlib.compress(raw)))
+
+
+def test_a_subclassed_model_shows_the_layers_in_its_composites_in_their_order():
+    model = Tagger()
+    model(np.zeros((1, 3), "int32"))
+    kernels = ["block_0/up", "block_0/down", "block_1/up", "block_1/down"]
+    expected = [("embedding", "embeddings"), *((path, "kernel") for path in kernels)]
+    assert places(model) == expected
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.75, begin_step=0)), where="block_1/*")
+    assert places(model) == expected
+    assert [one.zeros for one in report(model).weights] == [0, 0, 0, 18, 18]
+
+
+def test_a_shared_layer_counts_once():
+    inputs = keras.Input((4,))
+    shared = keras.layers.Dense(4, name="shared")
+    model = keras.Model(inputs, shared(shared(inputs)))
+    kwrap.wrap_model(model, Prune())
+    assert counts(model) == {"shared": (8, 16)}
+    assert report(model).model_size == 20
+
+
+def test_weights_that_only_a_hooks_own_targets_name_are_shown_too():
+    model = convolutions()
+    kwrap.wrap_model(model, Prune(targets="bias", name="biases"), where="dense")
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.9, begin_step=0), targets="gamma", name="scales"), where="norm")
+    assert places(model) == [("depthwise", "kernel"), ("dense", "kernel"), ("dense", "bias"), ("norm", "gamma")]
+    assert [one.zeros for one in report(model).weights] == [0, 0, 10, 1]
+
+
+def test_a_model_without_any_such_weight_is_a_report_of_none():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.BatchNormalization()])
+    empty = report(model)
+    assert (empty.weights, empty.size, empty.sparsity, empty.model_size) == ((), 0, 0.0, 8)
+    assert "total" in str(empty)
+
+
+def test_an_optimizer_that_accumulates_gradients_is_no_obstacle():
+    model = convolutions()
+    model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
+    assert counts(model) == {"depthwise": (0, 18), "dense": (0, 80)}
+
+
+def test_a_hook_with_the_reports_own_name_is_no_obstacle():
+    model = convolutions()
+    kwrap.wrap_model(model, Prune(name="report"))
+    assert counts(model) == {"depthwise": (9, 18), "dense": (40, 80)}
+
+
+def test_weights_that_are_not_finite_are_counted_and_are_no_zeros():
+    model = convolutions()
+    kernel = np.ones((8, 10), "float32")
+    kernel[0, :3] = [np.nan, np.inf, -np.inf]
+    model.get_layer("dense").kernel.assign(kernel)
+    with pytest.warns(NonFiniteWeightsWarning):
+        kwrap.wrap_model(model, Prune())
+    found = report(model)
+    assert [(one.zeros, one.non_finite) for one in found.weights] == [(9, 0), (40, 3)]
+    assert found.non_finite == 3
+
+
+def test_a_model_of_low_precision_is_counted_in_its_own_bytes():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(6, dtype="bfloat16")])
+    kwrap.wrap_model(model, Prune())
+    found = report(model)
+    assert (found.zeros, found.raw_bytes) == (12, 2 * 30)
+
+
+def test_a_report_is_json():
+    model = convolutions()
+    data = json.loads(json.dumps(report(model).as_dict()))
+    assert data["weights"][1] == {
+        "path": "dense",
+        "weight": "kernel",
+        "shape": [8, 10],
+        "size": 80,
+        "zeros": 0,
+        "sparsity": 0.0,
+        "non_finite": 0,
+    }
+    assert {name: data[name] for name in ("model", "size", "sparsity")} == {"model": "net", "size": 98, "sparsity": 0.0}
+
+
+def test_print_shows_the_weights_and_the_totals_in_columns():
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(50, name="dense")], name="net")
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.9, begin_step=0)))
+    title, head, row, total, parameters, size = str(report(model)).splitlines()
+    assert title == "sparsity of 'net'"
+    assert head == "layer  weight  shape      size  zeros  sparsity  non-finite"
+    assert row == "dense  kernel  (64, 50)  3,200  2,880    0.9000           0"
+    assert total == "total                    3,200  2,880    0.9000           0"
+    assert parameters == "parameters left: 320 of these 3,200; 320 of the model's 3,250"
+    assert size.startswith("the model's weights: 13,000 bytes, compressed ")
+
+
+def test_rich_and_a_notebook_show_the_same_with_names_as_they_are():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="[b]<i>dense")])
+    found = report(model)
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(found)
+    page = found._repr_html_()
+    assert "[b]<i>dense" in shown.getvalue()
+    assert "<td>[b]&lt;i&gt;dense</td>" in page
+    for cells in (*found.rows(), found._total()):
+        for cell in cells[1:]:
+            assert cell in shown.getvalue()
+            assert f"<td>{cell}</td>" in page
+    for line in found._notes():
+        assert line.replace("'", "&#x27;") in page
+        assert line in shown.getvalue()
+
+
+def test_a_model_that_is_not_built_is_an_error():
+    with pytest.raises(WrapperStateError, match="is not built"):
+        report(keras.Sequential([keras.layers.Dense(2)]))
+
+
+def test_what_is_no_model_is_an_error():
+    with pytest.raises(ModelTypeError):
+        report(keras.layers.Dense(2))
