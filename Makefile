@@ -7,10 +7,10 @@ LINTED := src plugins tests docs benchmarks conftest.py
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs clean
+.PHONY: help demo test lint format docs bench-prune clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: .venv/installed ## the main job on real data: wrap, fine-tune, save, load, unwrap
 	$(BIN)/kwrap demo
@@ -31,6 +31,9 @@ format: .venv/installed ## rewrite the code as ruff formats it
 docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 	$(BIN)/towncrier build --draft > docs/_build/next-release.md
+
+bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: a quarter of an hour or more
+	$(BIN)/python benchmarks/prune_accuracy.py
 
 clean: ## remove .venv and everything built
 	rm -rf .venv build dist docs/_build

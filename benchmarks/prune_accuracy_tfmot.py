@@ -60,8 +60,8 @@ def main() -> None:
     folder, *sparsities = sys.argv[1:]
     for sparsity in map(float, sparsities or SPARSITIES):
         accuracies = []
-        for seed in range(3):
-            with np.load(pathlib.Path(folder) / f"dense{seed}.npz") as arrays:
+        for seed, file in enumerate(sorted(pathlib.Path(folder).glob("dense*.npz"))):
+            with np.load(file) as arrays:
                 model = pruned([arrays[name] for name in arrays.files], sparsity, seed)
             accuracies.append(round(model.evaluate(*read("t10k"), batch_size=1000, verbose=0)[1], 4))
         print(f"{sparsity}: {tuple(accuracies)}", flush=True)

@@ -292,7 +292,8 @@ def test_pruned_weights_are_zero_after_every_step_and_the_others_train(model, wa
     pruned = WAYS[way].build(model)
     start = values(kernels(pruned))
     kept = [kept_half(value) for value in start]
-    kwrap.wrap_model(pruned, Prune(ConstantSparsity(0.5, begin_step=0)))
+    calls = getattr(pruned.optimizer, "gradient_accumulation_steps", None)
+    kwrap.wrap_model(pruned, Prune(ConstantSparsity(0.5, begin_step=0), gradient_accumulation_steps=calls or 1))
     steps = []
 
     def masks_hold() -> None:
