@@ -210,6 +210,7 @@ def test_move_remat_moves_the_recomputing_of_a_whole_call_and_nothing_else(mode)
     _keras.move_remat(layer, other)
     moved, kept = (None, mode) if mode == "activations" else (mode, None)
     assert [part._remat_mode and part._remat_mode.mode for part in (other, layer)] == [moved, kept]
+    assert [_keras.recomputes(part) for part in (other, layer)] == [moved is not None, kept is not None]
 
 
 @pytest.mark.parametrize("mode", ["full", "activations"])

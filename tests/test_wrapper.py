@@ -202,6 +202,23 @@ def test_a_wrapper_around_a_wrapper_acts_outside_of_it():
     np.testing.assert_allclose(outer(DATA), 15 * (DATA @ (0.5 * kernel) + bias), rtol=1e-5, atol=1e-5)
 
 
+def test_an_eager_call_of_hooks_that_act_on_no_call_is_the_layers_own_call_and_a_check():
+    def python_calls(layer: keras.Layer) -> int:
+        layer(inputs)
+        calls: list[str] = []
+        sys.setprofile(lambda frame, event, argument: calls.append(event) if event == "call" else None)
+        try:
+            layer(inputs)
+        finally:
+            sys.setprofile(None)
+        return len(calls)
+
+    inputs, layer = keras.ops.ones((2, 3)), keras.layers.Dense(4)
+    bare = python_calls(layer)
+    assert python_calls(kwrap.Wrapper(layer, [WrapperClip()])) < 1.2 * bare
+    assert python_calls(kwrap.Wrapper(layer, [WrapperHalve()])) > 1.2 * bare
+
+
 def test_a_shared_wrapper_is_one_layer():
     wrapped = kwrap.Wrapper(keras.layers.Dense(3), [wrapper_scale()])
     inputs = keras.Input((3,))

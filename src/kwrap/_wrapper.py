@@ -262,7 +262,16 @@ class Wrapper(keras.layers.Layer):
         """Call the layer through its hooks."""
         if not self._ready:
             self._prepare(args, kwargs)
+        if not self._acts_on_calls and not _keras.any_symbolic_tensors(args, kwargs):
+            # Keras' way into a call takes longer than a small layer's compute: it is gone once, into the layer's.
+            self.weight_hooks.check()
+            return self.layer(*args, **kwargs)
         return super().__call__(*args, **kwargs)
+
+    @property
+    def _acts_on_calls(self) -> bool:
+        """Whether a call is other than the layer's own; a symbolic one always is, as its node is the Wrapper's."""
+        return bool(self._links or self._parametrizing) or _keras.recomputes(self)
 
     @property
     def _ready(self) -> bool:

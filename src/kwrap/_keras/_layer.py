@@ -41,6 +41,7 @@ __all__ = [
     "own_weights",
     "quantization",
     "read",
+    "recomputes",
     "resume_remat",
     "serialized",
     "set_tracked",
@@ -85,6 +86,11 @@ def move_remat(source: keras.Layer, target: keras.Layer) -> None:
     mode: RematMode | None = source._remat_mode
     if mode is not None and mode.mode in _WHOLE_CALL:
         target._remat_mode, source._remat_mode = mode, None
+
+
+def recomputes(layer: keras.Layer) -> bool:
+    """Tell whether a RematScope has the layer compute its call again for the gradient."""
+    return layer._remat_mode is not None
 
 
 def stop_remat(layers: Iterable[keras.Layer]) -> None:
