@@ -69,6 +69,41 @@ def test_a_call_inside_a_function_is_one_op_that_calls_the_shared_trace(add):
     assert len(set(called)) == 1
 
 
+def test_the_cost_of_a_call_is_its_ops_and_what_they_read_and_write_at_the_lengths_given():
+    @kernel
+    def positive_or_doubled(values):
+        doubled = tf.reshape(tf.reshape(values, [-1, 1]) * 2.0, [-1])  # writes and reads all
+        return tf.cond(values[0] > 0, lambda: values, lambda: -doubled)  # and so does the branch
+
+    vector, scalar, boolean = 4 * 1000, 4, 1
+    of_ops = {
+        "Mul": 2 * vector + scalar,
+        "StridedSlice": vector + 4 * scalar,
+        "Greater": 2 * scalar + boolean,
+        "StatelessIf": boolean + 3 * vector,
+        "Neg": 2 * vector,
+    }
+    cost = positive_or_doubled.cost(tf.TensorSpec([1000]))
+    assert cost == (len(of_ops), sum(of_ops.values()))
+    assert cost == positive_or_doubled.cost(np.zeros(1000, "float32"))
+    assert positive_or_doubled.trace_count == 0
+
+
+def test_the_cost_is_that_of_the_implementation_for_the_caller(add):
+    @add.variant(jit_compile=True)
+    def add_twice(values, amount):
+        return add_once(values, amount / 2) + tf.cast(amount / 2, values.dtype)
+
+    def add_once(values, amount):
+        return values + tf.cast(amount, values.dtype)
+
+    costs = []
+    for jit_compile in (False, True):
+        tf.function(lambda x: (costs.append(add.cost(x, 1.0)), x)[1], jit_compile=jit_compile)(tf.zeros([8]))
+    assert [cost.ops for cost in costs] == [1, 4]
+    assert costs[1].bytes > costs[0].bytes
+
+
 def test_gradients_flow_through_a_kernel():
     @kernel
     def cube(values):

@@ -3,19 +3,26 @@
 import functools
 import inspect
 import threading
-from collections.abc import Callable
-from typing import Generic, NamedTuple, ParamSpec, TypeVar, final
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, final
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from kwrap.errors import KernelError
 
-__all__ = ["Kernel", "kernel"]
+__all__ = ["Cost", "Kernel", "kernel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Signature = tuple[tf.TensorSpec, ...]
+
+
+class Cost(NamedTuple):
+    """What a call of a kernel takes: TensorFlow ops, and the bytes that these read and write."""
+
+    ops: int
+    bytes: int
 
 
 class _Implementation(NamedTuple, Generic[P, R]):
@@ -71,6 +78,26 @@ class Kernel(Generic[P, R]):
     def trace_count(self) -> int:
         """How often TensorFlow has traced this kernel: once for each combination of implementation and dtypes."""
         return len(self._traces)
+
+    def cost(self, *args: Any, **kwargs: Any) -> Cost:
+        """Return what a call takes, without timing: for tests that a kernel stays as cheap as it is.
+
+        Arguments are those of a call, or `tf.TensorSpec`s with lengths, as no value is looked at. Counted is the
+        implementation for the caller, before XLA or Grappler fuse anything: each op once, in all branches and in the
+        body of a loop, and the bytes of its inputs and outputs whose sizes are known from the lengths. Ops that only
+        name, reshape or reinterpret a tensor are free.
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        specs = [
+            value if isinstance(value, tf.TensorSpec) else tf.TensorSpec.from_tensor(tf.convert_to_tensor(value))
+            for value in bound.args
+        ]
+        function = tf.function(self._choose().function, autograph=False)
+        with tf.init_scope():
+            graph = function.get_concrete_function(*specs).graph
+        ops = [op for op in _all_ops(graph) if op.type not in _FREE_OPS]
+        return Cost(len(ops), sum(map(_size, (tensor for op in ops for tensor in (*op.inputs, *op.outputs)))))
 
     def variant(
         self, *, device: str | None = None, jit_compile: bool | None = None
@@ -152,3 +179,24 @@ def _caller_is_xla() -> bool:
     """Return whether the caller is being traced for `jit_compile=True`, or is inside such a function."""
     # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
+
+
+_FREE_OPS = {
+    *("Const", "Placeholder", "Identity", "NoOp", "StopGradient"),
+    *("Bitcast", "Reshape", "Squeeze", "ExpandDims", "Shape", "Size"),
+}
+
+
+def _all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
+    """Yield the ops of a graph, and of the functions that they call: branches and loops."""
+    for op in graph.get_operations():
+        yield op
+        for attribute in op.op_def.attr:
+            if attribute.type == "func":
+                # Private, as there is no public way from a function's name to its graph.
+                yield from _all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
+
+
+def _size(tensor: tf.Tensor) -> int:
+    """Return how many bytes a tensor takes; 0 if that is not known."""
+    return (tensor.shape.num_elements() or 0) * int(tensor.dtype.size)

@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterator
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -6,12 +8,17 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorflow.python.framework import kernels
 
-from kwrap_prune import lowest
+from kwrap_prune import lowest, lowest_of_groups
 
 EAGER = lowest
 GRAPH = tf.function(lambda scores, count: lowest(scores, count))
 XLA = tf.function(lambda scores, count: lowest(scores, count), jit_compile=True)
+OF_GROUPS = [
+    tf.function(lambda scores, size, count: lowest_of_groups(scores, size, count), jit_compile=jit_compile)
+    for jit_compile in (False, True)
+]
 MODES = pytest.mark.parametrize("compute", [EAGER, GRAPH, XLA], ids=["eager", "graph", "xla"])
 
 TINY, NORMAL = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).smallest_normal
@@ -98,12 +105,70 @@ def test_float64_is_compared_to_its_last_bit():
     np.testing.assert_array_equal(lowest(scores, 1), [False, True, False])
 
 
-def test_one_trace_serves_every_layer_of_a_model_with_and_without_xla():
-    before = lowest.trace_count
-    kernels = [keras.random.normal((size,), dtype="float32") for size in (3, 17, 170)]
-    lowest(kernels[0], 1)
-    traced = lowest.trace_count
-    for jit_compile in (False, True):
-        tf.function(lambda *each: [lowest(kernel, 2) for kernel in each], jit_compile=jit_compile)(*kernels)
-    assert traced <= before + 1
-    assert lowest.trace_count == traced
+def test_one_trace_serves_every_layer_of_a_model_and_one_more_those_that_xla_compiles():
+    weights = [keras.random.normal((size,), dtype="float32") for size in (3, 17, 170)]
+    traced = []
+    for jit_compile in (False, True, False, True):
+        tf.function(lambda *each: [lowest(kernel, 2) for kernel in each], jit_compile=jit_compile)(*weights)
+        traced.append(lowest.trace_count)
+    assert traced[1] <= traced[0] + 1
+    assert traced[1:] == traced[1:2] * 3
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_the_lowest_of_groups_are_those_of_a_stable_sort_of_each(jit_compile, data):
+    size, groups = data.draw(st.sampled_from([(1, 3), (2, 1), (4, 5), (5, 4)]))
+    scores = data.draw(hnp.arrays(np.float32, size * groups, elements=FLOATS))
+    count = data.draw(st.integers(0, size))
+    mask = OF_GROUPS[jit_compile](tf.constant(scores), size, count)
+    expected = [reference(group, count) for group in scores.reshape(groups, size)]
+    np.testing.assert_array_equal(mask, np.concatenate(expected))
+
+
+def bytes_a_score(cost_of: Callable[[int], tuple[int, int]]) -> float:
+    return (cost_of(2000)[1] - cost_of(1000)[1]) / 1000
+
+
+def test_the_passes_over_the_scores_are_so_many_and_none_is_a_sort():
+    def cost_of(length: int) -> tuple[int, int]:
+        return lowest.cost(tf.TensorSpec([length]), 1)
+
+    # In bytes a score, of float32: read 4, or two of 4, write 4, or a bool of 1.
+    ordering = 8 + 8 + 12
+    digit, histogram, same_digit, taking_them_out = 8 + 8, 4, 5, 1 + 4
+    branching, all_ties, some_ties = 5, 5, 5 + 5 + 5 + 8 + 5 + 3 + 3
+    selecting = digit + histogram + same_digit + taking_them_out
+    assert bytes_a_score(cost_of) == ordering + selecting + branching + all_ties + some_ties
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_every_op_of_the_kernels_has_an_implementation_for_gpus_and_for_xla(dtype, jit_compile):
+    scores = tf.zeros([8], dtype)
+    run = tf.function(lambda: (lowest(scores, 2), lowest_of_groups(scores, 4, 2)), jit_compile=jit_compile)
+    devices = ("XLA_CPU_JIT", "XLA_GPU_JIT") if jit_compile else ("CPU", "GPU")
+    ops = [op for op in all_ops(run.get_concrete_function().graph) if op.type not in ("Placeholder", "PartitionedCall")]
+    assert len(ops) > 50
+    assert [(op.type, device) for op in ops for device in devices if not is_implemented(op, device)] == []
+
+
+def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
+    for op in graph.get_operations():
+        yield op
+        for attribute in op.op_def.attr:
+            if attribute.type == "func":
+                yield from all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
+
+
+def is_implemented(op: tf.Operation, device: str) -> bool:
+    """Ask TensorFlow, whose wheel for CPUs knows what there is for GPUs, too."""
+    return any(
+        registered.device_type in (device, "DEFAULT")
+        and all(
+            op.get_attr(limit.name) in map(tf.as_dtype, limit.allowed_values.list.type)
+            for limit in registered.constraint
+        )
+        for registered in kernels.get_registered_kernels_for_op(op.type).kernel
+    )

@@ -6,7 +6,7 @@ from kwrap_prune._history import MissingPackageError, PruningHistory, PruningRec
 from kwrap_prune._hook import NonFiniteWeightsWarning, Prune
 from kwrap_prune._report import Report, WeightReport, report
 from kwrap_prune._schedules import ConstantSparsity, CosineDecay, PolynomialDecay, Schedule
-from kwrap_prune._select import lowest
+from kwrap_prune._select import lowest, lowest_of_groups
 from kwrap_prune.tfmot._layers import kwrap_weight_targets
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "kwrap_check_plan",
     "kwrap_weight_targets",
     "lowest",
+    "lowest_of_groups",
     "report",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 
 import kwrap
-from kwrap_prune._select import lowest
+from kwrap_prune._select import lowest, lowest_of_groups
 
 __all__ = ["Blocks", "Elements", "Groups", "Structure"]
 
@@ -81,10 +81,9 @@ class Groups(Structure):
     def kept(self, target: kwrap.WeightTarget, scores: Any, sparsity: Any) -> Any:
         """Return the mask; ties take the earlier input."""
         rows, columns = _matrix_shape(target)
-        groups = keras.ops.reshape(keras.ops.transpose(target.as_matrix(scores)), (-1, self.m))
-        rank = keras.ops.argsort(keras.ops.argsort(groups, axis=-1), axis=-1)
+        by_output = keras.ops.reshape(keras.ops.transpose(target.as_matrix(scores)), (-1,))
         pruned = keras.ops.minimum(keras.ops.round(self.m * keras.ops.cast(sparsity, "float64")), self.m - self.n)
-        kept = rank >= keras.ops.cast(pruned, rank.dtype)
+        kept = keras.ops.logical_not(lowest_of_groups(by_output, self.m, keras.ops.cast(pruned, "int32")))
         return target.from_matrix(keras.ops.transpose(keras.ops.reshape(kept, (columns, rows))))
 
     def problem(self, target: kwrap.WeightTarget) -> str | None:
