@@ -40,11 +40,11 @@ TFMOT_DENSE = (0.890, 0.880)
 # tfmot 0.8.1 (TensorFlow 2.21, tf_keras) on the nets that this script trains with seeds 0 to 9, in the same order of
 # batches: by prune_accuracy_tfmot.py, on 2026-11-24.
 TFMOT_HERE = {
-    0.5: (0.8918, 0.8816, 0.8786),
-    0.8: (0.8669, 0.8737, 0.8736),
-    0.9: (0.8333, 0.8311, 0.8497),
-    0.95: (0.7706, 0.7704, 0.7879),
-    0.98: (0.7005, 0.6873, 0.6991),
+    0.5: (0.8918, 0.8816, 0.8786, 0.8881, 0.8827, 0.8814, 0.8914, 0.888, 0.8885, 0.8868),
+    0.8: (0.8669, 0.8737, 0.8736, 0.8704, 0.8718, 0.8684, 0.876, 0.871, 0.872, 0.8704),
+    0.9: (0.8333, 0.8311, 0.8497, 0.8317, 0.8455, 0.8368, 0.8404, 0.8321, 0.8464, 0.8355),
+    0.95: (0.7706, 0.7704, 0.7879, 0.7739, 0.7846, 0.7737, 0.783, 0.7858, 0.8122, 0.7936),
+    0.98: (0.7005, 0.6873, 0.6991, 0.7333, 0.6857, 0.7163, 0.6441, 0.7476, 0.7301, 0.7103),
 }
 
 Data = tuple[np.ndarray, np.ndarray]
@@ -187,6 +187,7 @@ def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str
         name = f"seeds 0 to {seeds - 1}, here"
         rows.append(row(f"tfmot 0.8.1, {name}", first(TFMOT_HERE, seeds), sparsities, None))
         rows.append(row(f"kwrap-prune, {name}", first(same, seeds), sparsities, dense[:seeds]))
+        rows.append(row(f"difference, net by net, {name}", differences(first(same, seeds)), sparsities, None))
     yield from table(["the same schedule, mean", *map(str, sparsities), "dense, 5 epochs"], rows)
     pairs = [pair for s in sparsities for pair in zip(same[s], regrow[s], strict=False)]
     gain = statistics.mean(after - before for before, after in pairs)
@@ -227,6 +228,14 @@ def row(name: str, values: dict, sparsities: tuple[float, ...], dense: Sequence[
 def first(values: dict[float, Sequence[float]], seeds: int) -> dict[float, Sequence[float]]:
     """Return the values of the first seeds alone."""
     return {sparsity: of_seed[:seeds] for sparsity, of_seed in values.items()}
+
+
+def differences(same: dict[float, Sequence[float]]) -> dict[float, list[float]]:
+    """Return by how much each net is better than the one that tfmot pruned."""
+    return {
+        sparsity: [own - its for own, its in zip(of_seed, TFMOT_HERE[sparsity], strict=False)]
+        for sparsity, of_seed in same.items()
+    }
 
 
 def mean(values: Sequence[float]) -> str:
