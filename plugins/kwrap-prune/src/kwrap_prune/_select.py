@@ -49,7 +49,8 @@ def lowest_in_xla(scores: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
         remaining -= below
         lower |= tied & (digit < pivot)
         tied &= digit == pivot
-    return lower | _first(tied, remaining)
+    all_tied = remaining == tf.math.count_nonzero(tied, dtype=tf.int32)
+    return tf.cond(all_tied, lambda: lower | tied, lambda: lower | _first(tied, remaining))
 
 
 @kwrap.kernel
