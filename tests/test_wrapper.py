@@ -251,8 +251,9 @@ def test_bidirectional_is_refused_by_name():
         keras.layers.Bidirectional(kwrap.Wrapper(keras.layers.LSTM(3, name="rnn"), [wrapper_nothing()]))
 
 
-def test_an_unbuilt_wrapper_in_two_replicas_is_an_error_that_asks_to_build_first_and_a_built_one_works():
+def test_in_two_replicas_an_unbuilt_wrapper_asks_to_be_built_first_and_one_that_was_built_or_loaded_works(tmp_path):
     script = """
+import sys
 import keras, numpy as np, tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -280,12 +281,18 @@ with strategy.scope():
     wrapped(data)
     strategy.run(lambda: wrapped(data, training=True))
     print("calls", int(wrapped.hooks[0].variables[0].value.values[0]))
+    keras.Sequential([keras.Input((3,)), wrapped]).save(sys.argv[1])
+    loaded = keras.models.load_model(sys.argv[1])
+    strategy.run(lambda: loaded(data, training=True))
+    print("loaded", int(loaded.layers[0].hooks[0].variables[0].value.values[0]))
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", script, tmp_path / "model.keras"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert "wrapped layer 'fc' is not built yet" in run.stdout
     assert "call the model once before" in run.stdout
     assert "calls 1" in run.stdout
+    assert "loaded 2" in run.stdout
 
 
 # --- the layer's face ------------------------------------------------------------------------------------------------

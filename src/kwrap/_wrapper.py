@@ -280,6 +280,9 @@ class Wrapper(keras.layers.Layer):
     @_keras.unconverted
     def _prepare(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         if _keras.in_many_replicas():
+            if self.layer.built and all(hook.initialized for hook in self.hooks):
+                self.engage()  # all that is left to do for what was loaded, and it assigns nothing
+                return
             raise WrapperStateError(
                 f"wrapped layer {self.name!r} is not built yet and cannot be inside a replica: call the model once "
                 "before, under the strategy's scope."
