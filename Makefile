@@ -7,7 +7,7 @@ LINTED := src plugins tests docs benchmarks conftest.py
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench-prune clean
+.PHONY: help demo test lint format docs bench bench-prune clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -32,15 +32,24 @@ docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an 
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 	$(BIN)/towncrier build --draft > docs/_build/next-release.md
 
+bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: a quarter of an hour; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/run.py .venv-tfmot/bin/python
+
 bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: a quarter of an hour or more
 	$(BIN)/python benchmarks/prune_accuracy.py
 
 clean: ## remove .venv and everything built
-	rm -rf .venv build dist docs/_build
+	rm -rf .venv .venv-tfmot build dist docs/_build
 
 # Made anew when what is installed changes, and left unfinished when pip fails: the stamp comes last.
 .venv/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
 	@echo "Installing kwrap, its plugins and what they need into .venv: a minute or more"
 	@$(PYTHON) -m venv --clear .venv
 	@$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]' $(PLUGINS:%=--editable %)
+	@touch $@
+
+.venv-tfmot/installed: benchmarks/tfmot.txt
+	@echo "Installing tensorflow-model-optimization into .venv-tfmot: a minute or more"
+	@$(PYTHON) -m venv --clear .venv-tfmot
+	@.venv-tfmot/bin/pip install -qq --requirement benchmarks/tfmot.txt
 	@touch $@

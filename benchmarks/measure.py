@@ -1,0 +1,76 @@
+"""What the benchmarks share: ways of doing the same, timed in turn, and tables of their ratios."""
+
+import datetime
+import gc
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+__all__ = ["Ratio", "environment", "interleaved", "ratio", "table", "target"]
+
+Times = Mapping[str, Sequence[float]]
+
+
+class Ratio(float):
+    """A median of ratios; as text, with the quartiles."""
+
+    def __new__(cls, values: Iterable[float]) -> "Ratio":
+        """Take the median of `values`."""
+        ratios = list(values)
+        self = super().__new__(cls, statistics.median(ratios))
+        self.quartiles = statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else ratios * 2
+        return self
+
+    def __str__(self) -> str:
+        low, high = self.quartiles
+        return f"{float(self):.3g} ({low:.3g} to {high:.3g})"
+
+
+def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds that each way took in each repeat, after one that does not count.
+
+    The ways take turns, each repeat begins with another one, and the garbage collector waits: what else the machine
+    does falls on all alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for run in ways.values():
+        run()
+    for repeat in range(repeats):
+        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+            gc.collect()
+            gc.disable()
+            start = time.perf_counter()
+            ways[name]()
+            times[name].append(time.perf_counter() - start)
+            gc.enable()
+    return times
+
+
+def ratio(times: Times, name: str, to: str) -> Ratio:
+    """Return how long one way takes in relation to another, by the ratios of each repeat."""
+    return Ratio(one / other for one, other in zip(times[name], times[to], strict=True))
+
+
+def target(what: str, measured: float, limit: float) -> list[str]:
+    """Return a row of a table of targets; `measured` is to be at most `limit`."""
+    return [what, f"≤ {limit:g}", str(measured), "yes" if measured <= limit else "**no**"]
+
+
+TARGETS = ("", "target", "measured", "met")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def environment(*packages: str) -> str:
+    """Return where and when this is measured, and with which versions."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    machine = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores"
+    return f"{datetime.date.today()}; {versions}, Python {platform.python_version()}; {machine}"

@@ -1,0 +1,91 @@
+"""What the benchmarks measure: models of several sizes, random data in the shapes of real, hooks that do nothing."""
+
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kwrap
+
+__all__ = ["CLASSES", "Nothing", "batches", "call_graph", "cnn", "mlp", "mobilenet", "pass_on", "step_graph", "stepper"]
+
+CLASSES = 10
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+class Nothing(kwrap.Hook):
+    """Override nothing."""
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+def pass_on(call_next, inputs):
+    """Call the layer."""
+    return call_next(inputs)
+
+
+def cnn() -> keras.Model:
+    """Return a network of one convolution of 12 filters, for images of 28 x 28."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            keras.layers.Conv2D(12, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+
+
+def mlp() -> keras.Model:
+    """Return a network of 5.8 million weights in three dense layers."""
+    return keras.Sequential(
+        [
+            keras.Input((784,)),
+            keras.layers.Dense(2048, activation="relu"),
+            keras.layers.Dense(2048, activation="relu"),
+            keras.layers.Dense(CLASSES),
+        ]
+    )
+
+
+def mobilenet() -> keras.Model:
+    """Return MobileNetV2 with 0.35 of its width, for images of 96 x 96, with random weights."""
+    return keras.applications.MobileNetV2(
+        (96, 96, 3), alpha=0.35, weights=None, classes=CLASSES, classifier_activation=None
+    )
+
+
+def batches(model: keras.Model, size: int) -> tf.data.Dataset:
+    """Return random inputs and labels for ever."""
+    generator = np.random.default_rng(0)
+    inputs = generator.random((size * 4, *model.input_shape[1:]), "float32")
+    labels = generator.integers(CLASSES, size=size * 4)
+    return tf.data.Dataset.from_tensor_slices((inputs, labels)).batch(size).cache().repeat()
+
+
+def stepper(model: keras.Model, size: int, steps: int, *, jit_compile: bool | str = "auto") -> Callable[[], None]:
+    """Return a function that takes `steps` steps with Adam, as `fit` does, by the model's own compiled step."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(), loss, jit_compile=jit_compile)
+    data = batches(model, size)
+    model.fit(data, steps_per_epoch=2, verbose=0)
+    iterator: Iterator = iter(data)
+
+    def run() -> None:
+        for _ in range(steps):
+            logs = model.train_function(iterator)
+        float(logs["loss"])  # all steps are done when the last one's loss is there
+
+    return run
+
+
+def step_graph(model: keras.Model, data: tuple) -> tf.Graph:
+    """Return the graph of a training step."""
+    return tf.function(lambda *batch: model.train_step(batch)).get_concrete_function(*data).graph
+
+
+def call_graph(model: keras.Model) -> tf.Graph:
+    """Return the graph of a call."""
+    spec = tf.TensorSpec((None, *model.input_shape[1:]))
+    return tf.function(lambda inputs: model(inputs, training=False)).get_concrete_function(spec).graph

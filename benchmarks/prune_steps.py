@@ -1,0 +1,55 @@
+"""What pruning adds to a training step, by how often masks are computed: python benchmarks/prune_steps.py [--quick].
+
+prune_steps_tfmot.py measures the same of tensorflow-model-optimization, beside its own plain models.
+"""
+
+import argparse
+
+import models
+from measure import interleaved, ratio, table
+
+import kwrap
+from kwrap_prune import PolynomialDecay, Prune
+
+NETS = {
+    "CNN (12 filters), batch 128": (models.cnn, 128, 100, {10: 1.03}),
+    "MLP 784-2048-2048-10, batch 128": (models.mlp, 128, 20, {100: 1.03, 10: 1.06, 1: 1.8}),
+    "MobileNetV2 0.35, 96 x 96, batch 16": (models.mobilenet, 16, 10, {10: 1.03}),
+}
+EVERY = (100, 10, 1)
+NEVER_ENDS = 10**6  # so that masks are computed as often in the last step as in the first
+
+
+def times_of(build, size: int, steps: int, repeats: int, jit_compile: bool) -> dict[str, list[float]]:
+    """Return the times of `steps` steps, bare and with masks computed every so many steps."""
+    built = {"bare": build()} | {str(every): build() for every in EVERY}
+    for every in EVERY:
+        schedule = PolynomialDecay(0.0, 0.9, begin_step=0, end_step=NEVER_ENDS, frequency=every)
+        kwrap.wrap_model(built[str(every)], Prune(schedule))
+    runs = {name: models.stepper(model, size, steps, jit_compile=jit_compile) for name, model in built.items()}
+    return interleaved(runs, repeats)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="two repeats, without MobileNetV2")
+    quick = parser.parse_args().quick
+    rows = []
+    for net, (build, size, steps, targets) in NETS.items():
+        if quick and build is models.mobilenet:
+            continue
+        for jit_compile in (False, True):
+            times = times_of(build, size, steps, 2 if quick else 10, jit_compile)
+            bare = 1e3 * sorted(times["bare"])[len(times["bare"]) // 2] / steps
+            cells = []
+            for every in EVERY:
+                measured = ratio(times, str(every), "bare")
+                met = "" if every not in targets else ", met" if measured <= targets[every] else ", **not met**"
+                cells.append(f"{measured}" + (f"; ≤ {targets[every]}{met}" if met else ""))
+            rows.append([net, "yes" if jit_compile else "no", f"{bare:.1f}", *cells])
+    print(table(("pruned / bare", "XLA", "bare, ms", *(f"masks every {n}" for n in EVERY)), rows))
+
+
+if __name__ == "__main__":
+    main()
