@@ -5,29 +5,16 @@ python benchmarks/size.py [--quick], with kwrap and kwrap-prune installed.
 
 import argparse
 import gc
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import keras
-import tensorflow as tf
+from measure import environment, table
+from models import Nothing, pass_on
 
 import kwrap
 from kwrap_prune import Prune
-
-
-@kwrap.hook(layer_type=keras.layers.Layer)
-class Nothing(kwrap.Hook):
-    """Override nothing."""
-
-
-@kwrap.hook(layer_type=keras.layers.Layer)
-def pass_on(call_next, inputs):
-    """Call the layer."""
-    return call_next(inputs)
-
 
 HOOKS = {"a hook that overrides nothing": Nothing, "a call hook that passes on": pass_on, "kwrap-prune": Prune}
 ACTS = ("plan", "wrap", "unwrap")
@@ -113,7 +100,7 @@ def beside_clone_model(count: int, repeats: int) -> Iterator[str]:
             shares[name].append({act: taken / clones[-1] for act, taken in timed(model, hook).items()})
     median = statistics.median(clones)
     yield f"A Functional model of {count} Dense layers, as parts of keras.models.clone_model ({median:.2f} s)\n"
-    yield from table(["hook", *ACTS], [[name, *row(medians(those), "{:.3f}")] for name, those in shares.items()])
+    yield table(["hook", *ACTS], [[name, *row(medians(those), "{:.3f}")] for name, those in shares.items()])
 
 
 def growth(models: dict[str, tuple[int, Callable[[], keras.Model]]], repeats: int) -> Iterator[str]:
@@ -124,18 +111,12 @@ def growth(models: dict[str, tuple[int, Callable[[], keras.Model]]], repeats: in
         taken = medians([timed(model, Nothing) for _ in range(repeats)])
         rows.append([name, *row({act: 1e6 * value / count for act, value in taken.items()}, "{:.0f}")])
     yield "Microseconds a layer, with a hook that overrides nothing\n"
-    yield from table(["model", *ACTS], rows)
+    yield table(["model", *ACTS], rows)
 
 
 def row(values: dict[str, float], form: str) -> list[str]:
     """Return the cells of the acts."""
     return [form.format(values[act]) for act in ACTS]
-
-
-def table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
-    """Yield the lines of a Markdown table."""
-    for cells in (head, ["---"] * len(head), *rows):
-        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -146,10 +127,7 @@ def main() -> None:
     repeats, most = (1, 1000) if quick else (3, 5000)
     for hook in HOOKS.values():
         timed(branches(1), hook)  # the first time loads plugins and traces kernels
-    print(
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-        f"{os.cpu_count()} cores; medians of {repeats}\n"
-    )
+    print(f"{environment('kwrap', 'keras', 'tensorflow')}; medians of {repeats}\n")
     print(*beside_clone_model(most, repeats), sep="\n", end="\n\n")
     models = {
         f"Functional, {count} layers": (count, lambda count=count: branches(count))

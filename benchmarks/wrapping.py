@@ -96,7 +96,7 @@ def efficientnet() -> keras.Model:
 def main() -> None:
     """Print the table."""
     rows = [*of_time(2 if QUICK else 7), *of_memory()]
-    print(table(TARGETS, [*rows, *of_tracing(1 if QUICK else 3)]))
+    print(table(TARGETS, [*rows, *of_tracing(1 if QUICK else 2)]))
 
 
 if __name__ == "__main__":

@@ -86,3 +86,12 @@ def test_what_does_not_divide_is_named_with_its_dimension(target):
     assert f"do not divide the {outputs} outputs of" in Blocks(1, outputs - 1, "AVG").problem(target)
     assert f"groups of 3 do not divide the {inputs} inputs of" in Groups(1, 3).problem(target)
     assert Blocks(inputs, outputs, "AVG").problem(target) is Groups(1, 8).problem(target) is None
+
+
+@pytest.mark.parametrize("structure", [Elements(), Blocks(1, 1, "AVG"), Groups(4, 8)], ids=str)
+def test_an_undefined_score_of_either_sign_is_the_highest(target, structure):
+    scores, _ = scores_of(target)
+    undefined = np.arange(scores.size).reshape(scores.shape) % 5 == 0
+    scores[undefined] = np.copysign(np.float32("nan"), -1)  # as that of log(-1)
+    assert np.signbit(scores[undefined]).all()
+    assert np.array(structure.kept(target, scores, 0.5))[undefined].all()

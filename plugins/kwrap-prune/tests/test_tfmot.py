@@ -78,10 +78,10 @@ def train(model: keras.Model, steps: int = 1, **options) -> None:
 def test_the_names_and_their_arguments_are_those_of_tfmot():
     arguments = {
         name: list(inspect.signature(getattr(tfmot, name)).parameters)
-        for name in tfmot.__all__
+        for name in tfmot.sparsity.keras.__all__
         if not inspect.isabstract(getattr(tfmot, name))
     }
-    assert tfmot.__all__ == sorted(tfmot.__all__)
+    assert tfmot.sparsity.keras.__all__ == sorted(tfmot.sparsity.keras.__all__)
     assert arguments == {
         "ConstantSparsity": ["target_sparsity", "begin_step", "end_step", "frequency"],
         "PolynomialDecay": ["initial_sparsity", "final_sparsity", "begin_step", "end_step", "power", "frequency"],
@@ -100,7 +100,7 @@ def test_the_names_and_their_arguments_are_those_of_tfmot():
         "prune_scope": [],
         "strip_pruning": ["model"],
     }
-    assert {"PrunableLayer", "PruningPolicy", "PruningSchedule"} == set(tfmot.__all__) - set(arguments)
+    assert {"PrunableLayer", "PruningPolicy", "PruningSchedule"} == set(tfmot.sparsity.keras.__all__) - set(arguments)
 
 
 # --- prune_test: what is wrapped -------------------------------------------------------------------------------------
@@ -488,7 +488,7 @@ def test_a_training_loop_of_ones_own_prunes_and_may_call_the_callbacks(tmp_path)
             loss = tf.reduce_mean(model(np.ones((4, 10)), training=True) ** 2)
         gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        callback.on_epoch_end(epoch=-1)
+        callback.on_epoch_end(batch=-1)  # so in tfmot's guide
         counts.append(zeros(model.layers[0].kernel))
     assert counts == [0, 40, 40]
     assert written(tmp_path / "metrics") == [("logits/kernel/sparsity", *row) for row in ((0, 0.0), (1, 0.0), (2, 0.5))]
@@ -593,3 +593,9 @@ def test_without_training_nothing_advances():
     model.predict(x, verbose=0)
     model.evaluate(x, np.ones((8, 8)), verbose=0)
     assert zeros(model.layers[0].kernel) == 0
+
+
+def test_the_names_are_where_scripts_for_tfmot_have_them():
+    assert tfmot.sparsity.keras.prune_low_magnitude is tfmot.prune_low_magnitude
+    assert {*tfmot.sparsity.keras.__all__, "sparsity"} == set(tfmot.__all__)
+    assert all(getattr(tfmot, name) is getattr(tfmot.sparsity.keras, name) for name in tfmot.sparsity.keras.__all__)

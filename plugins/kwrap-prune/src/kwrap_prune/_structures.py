@@ -81,7 +81,7 @@ class Groups(Structure):
     def kept(self, target: kwrap.WeightTarget, scores: Any, sparsity: Any) -> Any:
         """Return the mask; ties take the earlier input."""
         rows, columns = _matrix_shape(target)
-        by_output = keras.ops.reshape(keras.ops.transpose(target.as_matrix(scores)), (-1,))
+        by_output = _ranked(keras.ops.reshape(keras.ops.transpose(target.as_matrix(scores)), (-1,)))
         pruned = keras.ops.minimum(keras.ops.round(self.m * keras.ops.cast(sparsity, "float64")), self.m - self.n)
         kept = keras.ops.logical_not(lowest_of_groups(by_output, self.m, keras.ops.cast(pruned, "int32")))
         return target.from_matrix(keras.ops.transpose(keras.ops.reshape(kept, (columns, rows))))
@@ -99,7 +99,12 @@ def _kept(scores: Any, sparsity: Any) -> Any:
     size = math.prod(scores.shape)
     # In float64: the number of weights to prune, size times this, is then exact at any size.
     count = keras.ops.minimum(keras.ops.round(size * keras.ops.cast(sparsity, "float64")), size - 1)
-    return keras.ops.logical_not(lowest(scores, keras.ops.cast(count, "int32")))
+    return keras.ops.logical_not(lowest(_ranked(scores), keras.ops.cast(count, "int32")))
+
+
+def _ranked(scores: Any) -> Any:
+    """Return the scores with NaN as the highest: that of log(-1) has a sign, and would be the lowest."""
+    return keras.ops.where(keras.ops.isnan(scores), float("inf"), scores)
 
 
 def _matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:

@@ -1,15 +1,23 @@
 """The names of tensorflow-model-optimization's pruning, with its signatures, on Keras 3.
 
-A script for tfmot works with `import kwrap_prune.tfmot as sparsity` where it had `tfmot.sparsity.keras`. The page
-"From tfmot to kwrap-prune" tells what differs.
+A script for tfmot works with `import kwrap_prune.tfmot as tfmot` for `import tensorflow_model_optimization as tfmot`.
+The page "From tfmot to kwrap-prune" tells what differs.
 """
 
-from kwrap_prune._schedules import ConstantSparsity, PolynomialDecay
-from kwrap_prune.tfmot._callbacks import PruningSummaries, UpdatePruningStep
-from kwrap_prune.tfmot._layers import PrunableLayer
-from kwrap_prune.tfmot._policy import PruneForLatencyOnXNNPack, PruningPolicy
-from kwrap_prune.tfmot._prune import prune_low_magnitude, prune_scope, strip_pruning
-from kwrap_prune.tfmot._schedule import PruningSchedule
+from kwrap_prune.tfmot import sparsity
+from kwrap_prune.tfmot.sparsity.keras import (
+    ConstantSparsity,
+    PolynomialDecay,
+    PrunableLayer,
+    PruneForLatencyOnXNNPack,
+    PruningPolicy,
+    PruningSchedule,
+    PruningSummaries,
+    UpdatePruningStep,
+    prune_low_magnitude,
+    prune_scope,
+    strip_pruning,
+)
 
 __all__ = [
     "ConstantSparsity",
@@ -22,5 +30,6 @@ __all__ = [
     "UpdatePruningStep",
     "prune_low_magnitude",
     "prune_scope",
+    "sparsity",
     "strip_pruning",
 ]

@@ -16,6 +16,9 @@ __all__ = ["PruningSummaries", "UpdatePruningStep"]
 class UpdatePruningStep(keras.callbacks.Callback):
     """Do nothing: the hooks count the updates themselves."""
 
+    def on_epoch_end(self, epoch: int = -1, logs: dict[str, Any] | None = None, *, batch: int = -1) -> None:
+        """Do nothing; tfmot's guide to custom loops calls it with `batch`."""
+
 
 class PruningSummaries(keras.callbacks.TensorBoard):
     """Keras' TensorBoard callback, which also writes the sparsity of each pruned weight, to `log_dir`/metrics.
