@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PLUGINS := plugins/kwrap-prune plugins/kwrap-noise
+# In processes of their own: TensorFlow keeps all that it has traced, and the more there is, the slower all else becomes.
+ZOO := tests/integration/test_zoo.py
 LINTED := src plugins tests docs benchmarks conftest.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -16,7 +18,8 @@ demo: .venv/installed ## the main job on real data: wrap, fine-tune, save, load,
 	$(BIN)/kwrap demo
 
 test: .venv/installed ## all tests, of kwrap and its plugins, and every code block of the documents
-	$(BIN)/pytest -n2
+	$(BIN)/pytest -n2 $(ZOO)
+	$(BIN)/pytest -n2 --ignore $(ZOO)
 
 lint: .venv/installed ## ruff, mypy and the direction of imports
 	$(BIN)/ruff check $(LINTED)
