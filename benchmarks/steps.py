@@ -1,6 +1,7 @@
 """What hooks add to a training step, and leave behind when taken off: python benchmarks/steps.py [--quick]."""
 
 import argparse
+from collections.abc import Callable
 
 import keras
 import models
@@ -39,21 +40,22 @@ def of_hooks(repeats: int) -> list[list[str]]:
     hooks["both"] = [Prune(PRUNE), noise]
     for net, (build, steps) in NETS.items():
         built, runs = ways(build, steps, hooks)
-        same = ops(built["nothing"]) == ops(built["bare"])
-        rows.append(equality(f"{net}: ops of the step, a hook that overrides nothing / bare", same))
+        counts = ops(built["nothing"]), ops(built["bare"])
+        rows.append(equality(f"{net}: ops of the step, a hook that overrides nothing / bare", *counts))
         times = interleaved(runs, repeats)
         rows.append(target(f"{net}: step, a hook that overrides nothing / bare", ratio(times, "nothing", "bare"), 1.01))
         rows.append(target(f"{net}: step, a call hook that passes on / bare", ratio(times, "pass on", "bare"), 1.02))
-        extra = {name: [t - b for t, b in zip(times[name], times["bare"], strict=True)] for name in hooks}
-        own = [one + other for one, other in zip(extra["prune"], extra["noise"], strict=True)]
-        both = Ratio(together / apart for together, apart in zip(extra["both"], own, strict=True))
-        rows.append(target(f"{net}: what prune and noise add together / what each adds, summed", both, 1))
+        # The sum of their own costs is prune + noise - bare: as times, since costs near zero make ratios of anything.
+        names = ("both", "prune", "noise", "bare")
+        quarters = zip(*(times[name] for name in names), strict=True)
+        both = Ratio(together / (prune + noise - bare) for together, prune, noise, bare in quarters)
+        rows.append(target(f"{net}: step, prune and noise / bare and what each adds", both, 1))
     return rows
 
 
-def equality(what: str, same: bool) -> list[str]:
+def equality(what: str, one: object, other: object, form: Callable[[object], object] = str) -> list[str]:
     """Return the row of what is to be equal."""
-    return [what, "equal", "equal" if same else "different", "yes" if same else "**no**"]
+    return [what, "equal", f"{form(one)} / {form(other)}", "yes" if one == other else "**no**"]
 
 
 def of_many(repeats: int) -> list[list[str]]:
@@ -74,10 +76,10 @@ def of_unwrapped(repeats: int) -> list[list[str]]:
     runs = {name: lambda model=model: model.predict(inputs, verbose=0) for name, model in built.items()}
     times = interleaved(runs, repeats)
     graphs = [models.call_graph(model).as_graph_def().node for model in built.values()]
-    same = [node.op for node in graphs[0]] == [node.op for node in graphs[1]]
+    bare, unwrapped = ([node.op for node in graph] for graph in graphs)
     return [
         target("CNN: predict after unwrapping / bare", ratio(times, "unwrapped", "bare"), 1.01),
-        equality("CNN: ops of predict after unwrapping / bare", same),
+        equality("CNN: ops of predict after unwrapping / bare", unwrapped, bare, len),
     ]
 
 
