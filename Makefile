@@ -38,7 +38,7 @@ docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an 
 bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: a quarter of an hour; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py .venv-tfmot/bin/python
 
-bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: a quarter of an hour or more
+bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour
 	$(BIN)/python benchmarks/prune_accuracy.py
 
 clean: ## remove .venv and everything built
