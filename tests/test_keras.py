@@ -692,6 +692,26 @@ def test_set_tracked_tracks_the_new_list_in_place_of_the_old():
         assert len(layer.weights) == 2 * len(new)
 
 
+@pytest.mark.parametrize("value", [None, True, 3, 0.5, "text"])
+def test_set_plain_does_what_keras_and_tensorflow_do_with_a_plain_value(value):
+    layers_ = fast, slow = layers.Layer(name="same"), layers.Layer(name="same")
+    assert _keras.set_plain(fast, "own", value)
+    slow.own = value
+    assert vars(fast)["own"] == vars(slow)["own"] == value
+    assert vars(fast).keys() == vars(slow).keys()
+    assert [layer._trackable_children() for layer in layers_] == [{}, {}]
+
+
+def test_set_plain_leaves_what_is_tracked_and_calls_setters():
+    layer = layers.Layer()
+    for value in (keras.Variable(1.0), layers.Layer(), [1], {}, keras.metrics.Mean()):
+        assert not _keras.set_plain(layer, "own", value)
+    assert "own" not in vars(layer)
+    assert _keras.set_plain(layer, "trainable", False)
+    assert layer.trainable is False
+    assert "trainable" not in vars(layer)
+
+
 def test_lift_makes_a_frozen_layer_trainable_itself_alone_and_frozen_again():
     holder = Holder()
     holder.build((None, 3))

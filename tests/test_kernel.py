@@ -130,6 +130,42 @@ def test_a_trace_made_under_a_device_scope_is_not_bound_to_it():
     assert devices == [""]
 
 
+def test_a_kernel_is_one_function_to_tensorflow_whatever_the_number_of_its_callers(add):
+    def runtime_graph(*inputs):
+        function = tf.function(lambda *each: [add(x) for x in each]).get_concrete_function(*inputs)
+        metadata = tf.compat.v1.RunMetadata()
+        with tf.compat.v1.Session(graph=tf.Graph()) as session:
+            tf.graph_util.import_graph_def(function.graph.as_graph_def(), name="")
+            names = [tensor.name for tensor in (*function.inputs, *function.outputs)]
+            feeds = {name: np.zeros(3, "float32") for name in names[: len(inputs)]}
+            options = tf.compat.v1.RunOptions(output_partition_graphs=True)
+            session.run(names[len(inputs) :], feeds, options=options, run_metadata=metadata)
+        return [node.op for graph in metadata.partition_graphs for node in graph.node]
+
+    x = tf.zeros([3])
+    ops = runtime_graph(x, x, x)
+    assert ops.count("PartitionedCall") == 3
+    assert not {"AddV2", "Add"} & set(ops)
+
+
+def test_kernels_that_a_kernel_calls_are_chosen_for_its_callers(add, traced):
+    @add.variant(jit_compile=True)
+    def add_xla(values, amount=1.0):
+        traced.append("xla")
+        return values + tf.cast(amount, values.dtype) + 100
+
+    def doubled(values):
+        return 2 * add(values)
+
+    double = kernel(doubled)
+    double.variant(jit_compile=True)(doubled)
+    x = tf.ones([1])
+    assert double(x) == 4
+    assert tf.function(double, jit_compile=True)(x) == 204
+    assert add(x) == 2
+    assert traced == ["add", "xla"]
+
+
 def test_a_caller_that_xla_compiles_gets_the_variant_for_it(add, traced):
     @add.variant(jit_compile=True)
     def add_xla(values, amount=1.0):

@@ -110,6 +110,10 @@ class Hook(keras.layers.Layer):
             _states={},
         )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not _keras.set_plain(self, name, value):
+            super().__setattr__(name, value)
+
     # --- what a hook overrides -----------------------------------------------------------------------------------
 
     def call(self, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -4,6 +4,8 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, final
 
 import tensorflow as tf
@@ -48,7 +50,7 @@ class Kernel(Generic[P, R]):
     Arguments are scalars and flat tensors, `(n,)` of any length; whatever else they are is converted by
     `tf.convert_to_tensor`. Inside another `tf.function` a call is one op that calls the shared trace, not a copy of its
     ops, so a model pays for the trace once and not once a layer. AutoGraph is off: control flow is `tf.cond` and
-    `tf.while_loop`.
+    `tf.while_loop`. A kernel that calls others needs the variants that these have: theirs are chosen by its own.
 
     Raises `KernelError` for an argument of more than one axis, and for a variant that does not fit.
     """
@@ -148,10 +150,16 @@ class Kernel(Generic[P, R]):
         """Return the shared trace of `implementation` for `signature`, made at its first use."""
         with self._lock:
             if (implementation, signature) not in self._traces:
-                function = tf.function(implementation.function, input_signature=signature, autograph=False)
+                # Not inlined: TensorFlow would optimize a copy for each caller, which takes longer than all else.
+                function = tf.function(
+                    implementation.function,
+                    input_signature=signature,
+                    autograph=False,
+                    experimental_attributes={"_noinline": True},
+                )
                 # Outside the caller's graph and without its device: the next caller may be on another one. Held as a
                 # concrete function: tf.function itself traces again for callers that XLA compiles.
-                with tf.init_scope(), tf.device(None):
+                with tf.init_scope(), tf.device(None), _tracing(implementation):
                     self._traces[implementation, signature] = function.get_concrete_function()
             return self._traces[implementation, signature]
 
@@ -168,8 +176,24 @@ def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     return Kernel(function)
 
 
+# The implementation that is being traced: kernels that it calls are chosen for its callers.
+_traced: ContextVar[_Implementation[Any, Any] | None] = ContextVar("_traced", default=None)
+
+
+@contextmanager
+def _tracing(implementation: _Implementation[Any, Any]) -> Iterator[None]:
+    token = _traced.set(implementation)
+    try:
+        yield
+    finally:
+        _traced.reset(token)
+
+
 def _caller_device() -> str:
     """Return the device type that ops of the caller go to: its device scope, else TensorFlow's default."""
+    traced = _traced.get()
+    if traced is not None and traced.device is not None:
+        return traced.device
     # TensorFlow has no public way to read the scope but to make an op in it; unused, it is pruned from the graph.
     device: str | None = tf.DeviceSpec.from_string(tf.constant(0.0).device).device_type
     return device or ("GPU" if tf.config.get_visible_devices("GPU") else "CPU")
@@ -177,6 +201,9 @@ def _caller_device() -> str:
 
 def _caller_is_xla() -> bool:
     """Return whether the caller is being traced for `jit_compile=True`, or is inside such a function."""
+    traced = _traced.get()
+    if traced is not None and traced.jit_compile is not None:
+        return traced.jit_compile
     # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 

@@ -1,5 +1,6 @@
 """The options of a hook: captured from what `__init__` takes, checked, stored in the config and revived from it."""
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,8 @@ _REGISTER = "@keras.saving.register_keras_serializable()"
 _SERIALIZED = {"class_name", "config"}
 
 
-def own_options(cls: type[Any]) -> dict[str, inspect.Parameter]:
+@functools.cache  # each layer of a model has a hook of its own
+def own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     """Return the options of `cls`: those of its `__init__`, and of its parents' as far as `**kwargs` reaches."""
     options: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
@@ -35,7 +37,7 @@ def own_options(cls: type[Any]) -> dict[str, inspect.Parameter]:
 
 def bind_options(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option of `cls` with its value, defaults included."""
-    known = own_options(cls)
+    known = own_options(cls)  # type: ignore[arg-type]  # to mypy, type[Any] has no hash
     positional = [name for name, p in known.items() if p.kind is _KINDS.POSITIONAL_OR_KEYWORD]
     if len(args) > len(positional):
         raise OptionError(cls.hook_name, repr(args[len(positional)]), f"takes {len(positional)} options by position")

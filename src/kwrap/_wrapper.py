@@ -102,7 +102,7 @@ class Wrapper(keras.layers.Layer):
             object.__setattr__(self, name, value)
         elif layer is not None and _is_of_layer(self, layer, name):
             setattr(layer, name, value)
-        else:
+        elif not _keras.set_plain(self, name, value):
             super().__setattr__(name, value)
 
     def __dir__(self) -> Iterable[str]:

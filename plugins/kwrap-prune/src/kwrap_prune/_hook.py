@@ -13,6 +13,7 @@ from kwrap_prune._criteria import Criterion, Magnitude
 from kwrap_prune._metric import Sparsity
 from kwrap_prune._schedules import ConstantSparsity, Schedule, scheduled
 from kwrap_prune._structures import Blocks, Elements, Groups, Structure
+from kwrap_prune._update import Timing, scores_of, update_of_magnitudes, updated
 
 __all__ = ["NonFiniteWeightsWarning", "Prune"]
 
@@ -107,7 +108,7 @@ class Prune(kwrap.Hook):
                     NonFiniteWeightsWarning,
                     stacklevel=2,
                 )
-            mask.assign(self._mask_at(0, target, value, keras.ops.ones_like(mask)))
+            mask.assign(self._updated(0, target, value, keras.ops.ones_like(mask))[0])
 
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value` with zeros where it is pruned; gradients go there only if weights may regrow."""
@@ -117,27 +118,26 @@ class Prune(kwrap.Hook):
     def constrain(self, target: kwrap.WeightTarget, value: Any, *, step: Any) -> Any:
         """Compute the mask anew at the schedule's steps, and return `value` with zeros where it is pruned."""
         mask = self.state(target, "mask")
-        if step is not None:
-            # Assigned outside the condition, as replicas cannot agree on a variable inside one.
-            mask.assign(self._mask_at(step + 1, target, value, keras.ops.convert_to_tensor(mask)))
-        return keras.ops.where(mask, value, 0)
+        if step is None:
+            return keras.ops.where(mask, value, 0)
+        kept, value = self._updated(step + 1, target, value, keras.ops.convert_to_tensor(mask))
+        mask.assign(kept)  # here, and not where it is computed: replicas cannot agree on a variable inside a condition
+        return value
 
-    def _mask_at(self, calls: Any, target: kwrap.WeightTarget, value: Any, mask: Any) -> Any:
-        """Return the mask of `value` after so many optimizer calls; the same `mask` if none is to be computed."""
-        every = self.gradient_accumulation_steps or 1
-        due, sparsity = scheduled(self.schedule, calls // every)
-        due = keras.ops.logical_and(due, keras.ops.equal(calls % every, 0))
-        return keras.ops.cond(due, lambda: self._kept(target, value, sparsity, mask), lambda: mask)
+    def _updated(self, calls: Any, target: kwrap.WeightTarget, value: Any, mask: Any) -> tuple[Any, Any]:
+        """Return the mask after so many optimizer calls, and `value` with zeros where it is pruned."""
+        timing = Timing(self.schedule, self.gradient_accumulation_steps or 1)
+        if isinstance(self.structure, Elements) and self.criterion == MAGNITUDE and timing.is_shared:
+            update = update_of_magnitudes(timing, self.regrow)
+            flat = update(*(keras.ops.reshape(each, (-1,)) for each in (value, mask)), keras.ops.cast(calls, "int32"))
+            return tuple(keras.ops.reshape(each, target.shape) for each in flat)
 
-    def _kept(self, target: kwrap.WeightTarget, value: Any, sparsity: Any, mask: Any) -> Any:
-        """Return a new mask for `value`, False where it is pruned."""
-        scores = self.criterion.score(target, value)
-        broken = keras.ops.logical_not(keras.ops.isfinite(value))
-        if not self.regrow:
-            # An optimizer with momentum may have moved what is pruned.
-            scores = keras.ops.where(keras.ops.logical_or(mask, broken), scores, -float("inf"))
-        sparsity = self.criterion.sparsity(target, scores, sparsity)
-        return keras.ops.logical_or(self.structure.kept(target, scores, sparsity), broken)
+        def kept(sparsity: Any) -> Any:
+            scores = scores_of(self.criterion.score(target, value), value, mask, self.regrow)
+            sparsity = self.criterion.sparsity(target, scores, sparsity)
+            return self.structure.kept(target, scores, sparsity)
+
+        return updated(timing, calls, value, mask, kept)
 
     # --- options -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import keras
 import kwrap
 from kwrap_prune._select import lowest, lowest_of_groups
 
-__all__ = ["Blocks", "Elements", "Groups", "Structure"]
+__all__ = ["Blocks", "Elements", "Groups", "Structure", "highest"]
 
 
 class Structure(abc.ABC):
@@ -31,7 +31,7 @@ class Elements(Structure):
 
     def kept(self, target: kwrap.WeightTarget, scores: Any, sparsity: Any) -> Any:
         """Return the mask; ties take the earlier index."""
-        return keras.ops.reshape(_kept(keras.ops.reshape(scores, (-1,)), sparsity), target.shape)
+        return keras.ops.reshape(highest(keras.ops.reshape(scores, (-1,)), sparsity), target.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Blocks(Structure):
         grid = rows // self.height, columns // self.width
         blocks = keras.ops.reshape(target.as_matrix(scores), (grid[0], self.height, grid[1], self.width))
         pool = keras.ops.mean if self.pooling == "AVG" else keras.ops.max
-        kept = _kept(keras.ops.reshape(pool(blocks, axis=(1, 3)), (-1,)), sparsity)
+        kept = highest(keras.ops.reshape(pool(blocks, axis=(1, 3)), (-1,)), sparsity)
         spread = keras.ops.broadcast_to(keras.ops.reshape(kept, (grid[0], 1, grid[1], 1)), blocks.shape)
         return target.from_matrix(keras.ops.reshape(spread, (rows, columns)))
 
@@ -94,10 +94,10 @@ class Groups(Structure):
         return None
 
 
-def _kept(scores: Any, sparsity: Any) -> Any:
-    """Return a bool mask, False at the lowest of the flat `scores`."""
-    size = math.prod(scores.shape)
+def highest(scores: Any, sparsity: Any) -> Any:
+    """Return a bool mask, False at the lowest of the flat `scores`: a share of them, but one always stays."""
     # In float64: the number of weights to prune, size times this, is then exact at any size.
+    size = keras.ops.cast(keras.ops.size(scores), "float64")
     count = keras.ops.minimum(keras.ops.round(size * keras.ops.cast(sparsity, "float64")), size - 1)
     return keras.ops.logical_not(lowest(_ranked(scores), keras.ops.cast(count, "int32")))
 
