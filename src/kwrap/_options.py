@@ -78,6 +78,8 @@ def _stored_object(cls: type[Any], option: str, value: Any) -> Any:
 
     if inspect.isfunction(value) and value.__name__ == "<lambda>":
         raise refused(f"a lambda cannot be saved: use a function registered with {_REGISTER}")
+    if inspect.isclass(value):
+        raise refused(f"{value.__name__} is a class, which cannot be saved: give an instance, {value.__name__}(...)")
     if not _has_a_name(value):
         raise refused(
             f"{value!r} cannot be saved: give JSON values, Keras objects, or a function or an object with get_config "

@@ -10,10 +10,11 @@ import weakref
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kwrap
 from kwrap.errors import PlanError
-from kwrap_prune import ConstantSparsity, NonFiniteWeightsWarning, PolynomialDecay, Prune
+from kwrap_prune import ConstantSparsity, NonFiniteWeightsWarning, PolynomialDecay, Prune, report
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 3, 2, 1)).astype("float32")
@@ -280,19 +281,41 @@ def test_non_finite_weights_stay_and_the_others_are_pruned_at_the_count(broken, 
     np.testing.assert_array_equal(model.get_layer("dense").kernel, expected)
 
 
-@pytest.mark.parametrize("regrow", [False, True])
-def test_weights_that_become_nan_in_training_stay_so_and_the_others_are_pruned_at_the_count(regrow):
+@pytest.mark.parametrize(
+    ("frequency", "regrow", "jit_compile"),
+    [(1, False, False), (1, True, False), (100, False, False), (100, True, False), (100, True, True)],
+)
+def test_a_weight_that_becomes_nan_stays_so_and_a_pruned_one_only_where_it_may_regrow(frequency, regrow, jit_compile):
     model = dense(np.arange(-10, 10, dtype="float32").reshape(5, 4))
-    kwrap.wrap_model(model, Prune(ConstantSparsity(0.5, begin_step=0, frequency=1), regrow=regrow))
-    kernel = keras.ops.convert_to_numpy(model.get_layer("dense").kernel).copy()
-    kernel[0, 0] = kernel[2, 1] = np.nan  # One that is kept, and one that is pruned.
-    model.get_layer("dense").kernel.assign(kernel)
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.5, begin_step=0, frequency=frequency), regrow=regrow))
+    kernel, optimizer = model.get_layer("dense").kernel, model.optimizer
+    broken = keras.ops.convert_to_numpy(kernel).copy()
+    broken[0, 0] = broken[2, 1] = np.nan  # One that is kept, and one that is pruned.
+    kernel.assign(broken)
+    optimizer.build([kernel])
+    update = tf.function(lambda: optimizer.apply([tf.zeros((5, 4))], [kernel]), jit_compile=jit_compile)
     for _ in range(2):
-        model.train_on_batch(np.ones((2, 5)), np.zeros((2, 4)))
-        stored = keras.ops.convert_to_numpy(model.get_layer("dense").kernel)
-        assert np.isnan(stored[[0, 2], [0, 1]]).all()
-        assert np.sum(stored == 0) == 10
-    np.testing.assert_array_equal(np.isnan(model(np.ones((1, 5)))), [[True, True, False, False]])
+        update()
+        stored = keras.ops.convert_to_numpy(kernel)
+        np.testing.assert_array_equal(np.isnan(stored[[0, 2], [0, 1]]), [True, regrow])
+        # Masks that are computed anew leave as many zeros beside it; before, it takes the place of one.
+        assert np.sum(stored == 0) == (9 if regrow and frequency == 100 else 10)
+    np.testing.assert_array_equal(np.isnan(model(np.ones((1, 5)))), [[True, regrow, False, False]])
+    assert report(model).non_finite == 1 + regrow
+    kwrap.unwrap_model(model)
+    left = keras.ops.convert_to_numpy(model.get_layer("dense").kernel)
+    np.testing.assert_array_equal(left, stored)
+
+
+@pytest.mark.parametrize("frequency", [1, 100])
+def test_a_nan_gradient_at_the_place_of_a_pruned_weight_is_not_masked_over_where_it_may_regrow(frequency):
+    model = dense(np.array([[1.0, 2.0], [3.0, 4.0]], "float32"))
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.5, begin_step=0, frequency=frequency), regrow=True))
+    kernel = model.get_layer("dense").kernel
+    np.testing.assert_array_equal(kernel, [[0, 0], [3, 4]])
+    # As an input that is NaN would make those of its own weights, all of them pruned ones.
+    model.optimizer.apply([np.array([[np.nan, np.nan], [0.0, 0.0]], "float32")], [kernel])
+    np.testing.assert_array_equal(np.isnan(np.array(kernel)), [[True, True], [False, False]])
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 import kwrap
 from kwrap.errors import AbsentHookError, OptionValueError
-from kwrap_prune import ConstantSparsity, MissingPackageError, PolynomialDecay, Prune, PruningHistory
+from kwrap_prune import ConstantSparsity, MissingPackageError, PolynomialDecay, Prune, PruningHistory, report
 
 BATCHES = 4
 X = np.random.default_rng(0).normal(size=(8 * BATCHES, 10)).astype("float32")
@@ -104,6 +104,33 @@ def test_a_plot_is_a_png_and_nothing_else_is_left_beside_it(trained, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize(("name", "start"), [("p.pdf", b"%PDF"), ("p.SVG", b"<?xml"), ("plot", b"\x89PNG")])
+def test_the_suffix_is_the_format_of_a_plot(trained, tmp_path, name, start):
+    assert trained[0].plot(tmp_path / name).read_bytes().startswith(start)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("p.docx", r"has a suffix that matplotlib does not write; there are: .*png.*svg"),
+        ("missing/p.png", "is in a folder that does not exist"),
+    ],
+)
+def test_a_path_that_no_plot_can_be_written_to_is_an_error(trained, tmp_path, name, message):
+    with pytest.raises(OptionValueError, match=message):
+        trained[0].plot(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_records_count_weights_with_their_masks():
+    model = network()
+    history = PruningHistory()
+    history.set_model(model)
+    model.get_layer("output").kernel.assign(np.ones((20, 1)))
+    history.on_epoch_end(0, {})
+    assert (history.records[0].layers, report(model).zeros) == ({"hidden": 0.0, "output": 0.5}, 10)
+
+
 def test_the_curves_are_those_of_the_records(trained, tmp_path, monkeypatch):
     figures = []
     save = Figure.savefig
@@ -137,9 +164,9 @@ def test_a_plot_that_cannot_be_put_in_its_place_leaves_nothing_beside_it(trained
 
 def test_without_matplotlib_the_error_says_what_to_install(trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingPackageError, match=r"matplotlib, .*pip install 'kwrap-prune\[plot\]'") as raised:
+    with pytest.raises(MissingPackageError, match=r"needs matplotlib, .*: pip install matplotlib$") as raised:
         trained[0].plot(tmp_path / "pruning.png")
-    assert (raised.value.package, raised.value.extra) == ("matplotlib", "kwrap-prune[plot]")
+    assert (raised.value.function, raised.value.package) == ("PruningHistory.plot", "matplotlib")
     assert isinstance(raised.value, ImportError)
 
 
@@ -160,7 +187,7 @@ def test_a_model_without_prune_hooks_is_an_error_before_training():
     np.testing.assert_array_equal(model.layers[0].kernel, kernel)
 
 
-@pytest.mark.parametrize("every", [0, 1.5, "epoch"])
+@pytest.mark.parametrize("every", [0, 1.5, "epoch", True])
 def test_every_is_a_positive_int(every):
     with pytest.raises(OptionValueError, match="every="):
         PruningHistory(every)

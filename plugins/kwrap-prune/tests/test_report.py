@@ -84,6 +84,27 @@ def test_the_totals_are_those_of_the_models_own_weights_pruned_or_unwrapped():
     assert (pruned.raw_bytes, pruned.deflated_bytes) == (len(raw), len(zlib.compress(raw)))
 
 
+def test_weights_that_were_set_count_with_their_masks_as_they_are_read_and_saved(tmp_path):
+    model = kwrap.wrap_model(convolutions(), Prune(), where="dense")
+    model.get_layer("dense").kernel.assign(np.ones((8, 10)))
+    counted = report(model)
+    model.save(tmp_path / "model.keras")
+    plain = kwrap.unwrap_model(keras.models.load_model(tmp_path / "model.keras"))
+    assert (counts(model)["dense"], counted.zeros) == ((40, 80), 40)
+    assert (report(plain).zeros, report(plain).model_zeros) == (40, counted.model_zeros)
+    assert report(plain).deflated_bytes == counted.deflated_bytes
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method:UserWarning")
+def test_a_layer_that_was_quantized_has_no_weights_to_show_and_the_rest_of_the_model_counts():
+    model = kwrap.unwrap_model(kwrap.wrap_model(convolutions(), Prune()))
+    model.quantize("int8")
+    after = report(model)
+    assert places(model) == [("depthwise", "kernel")]
+    assert after.model_size == sum(int(np.prod(weight.shape)) for weight in model.weights)
+    assert after.raw_bytes == sum(np.array(weight).nbytes for weight in model.weights)
+
+
 def test_a_subclassed_model_shows_the_layers_in_its_composites_in_their_order():
     model = Tagger()
     model(np.zeros((1, 3), "int32"))

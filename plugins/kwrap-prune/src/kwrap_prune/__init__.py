@@ -3,10 +3,11 @@
 from kwrap_prune._checks import kwrap_check_plan
 from kwrap_prune._criteria import Criterion, Magnitude
 from kwrap_prune._history import MissingPackageError, PruningHistory, PruningRecord
-from kwrap_prune._hook import NonFiniteWeightsWarning, Prune
+from kwrap_prune._hook import Prune
 from kwrap_prune._report import Report, WeightReport, report
 from kwrap_prune._schedules import ConstantSparsity, CosineDecay, PolynomialDecay, Schedule
 from kwrap_prune._select import lowest, lowest_of_groups
+from kwrap_prune._warnings import NonFiniteWeightsWarning, UnreachedSparsityWarning
 from kwrap_prune.tfmot._layers import kwrap_weight_targets
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PruningRecord",
     "Report",
     "Schedule",
+    "UnreachedSparsityWarning",
     "WeightReport",
     "kwrap_check_plan",
     "kwrap_weight_targets",

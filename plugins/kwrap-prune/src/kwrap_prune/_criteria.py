@@ -5,10 +5,12 @@ import dataclasses
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import kwrap
+from kwrap.errors import OptionValueError
 
-__all__ = ["Criterion", "Magnitude"]
+__all__ = ["Criterion", "Magnitude", "scored", "shared"]
 
 
 class Criterion(abc.ABC):
@@ -26,13 +28,11 @@ class Criterion(abc.ABC):
         may be negative; a NaN counts as the highest.
         """
 
-    def add_target(self, target: kwrap.WeightTarget) -> None:  # noqa: B027 - most criteria need none
-        """Take note of a target that will be scored: for a criterion that looks at several layers."""
-
     def sparsity(self, target: kwrap.WeightTarget, scores: Any, sparsity: Any) -> Any:
         """Return the share of this target's elements to prune, a float64 in [0, 1]; `sparsity` is the schedule's.
 
-        With a threshold for several layers, as of global pruning, a layer's share is that of its scores below it.
+        With a threshold for several layers, as of global pruning, a layer's share is that of its scores below it. Each
+        layer's hook has a copy of the criterion: docs/pruning.md shows how one learns of the other layers.
         """
         return sparsity
 
@@ -44,6 +44,49 @@ class Criterion(abc.ABC):
     def from_config(cls, config: dict[str, Any]) -> "Criterion":
         """Return the criterion with the arguments of `config`."""
         return cls(**config)
+
+
+def scored(criterion: Criterion, target: kwrap.WeightTarget, value: Any, path: str | None) -> Any:
+    """Return the criterion's scores, checked, also inside a graph: one for each element, and floating.
+
+    Raises:
+        OptionValueError: they are not.
+    """
+    scores = criterion.score(target, value)
+    try:
+        scores = keras.ops.convert_to_tensor(scores)
+    except (TypeError, ValueError) as error:
+        raise _wrong(criterion, f"returned {scores!r}, which is no tensor, for {target.name!r} at {path!r}") from error
+    dtype = keras.backend.standardize_dtype(scores.dtype)
+    if scores.shape != target.shape or not keras.backend.is_float_dtype(dtype):
+        problem = f"returned scores of dtype {dtype} and shape {scores.shape} for {target.name!r} at {path!r}"
+        raise _wrong(criterion, f"{problem}: there has to be a float for each element, of shape {target.shape}")
+    return scores
+
+
+def shared(criterion: Criterion, target: kwrap.WeightTarget, scores: Any, sparsity: Any, path: str | None) -> Any:
+    """Return the share of the target to prune, a float64 of no shape.
+
+    Inside a graph its value is not known: what is below 0, or NaN, is 0 then, and the structures clip what is above 1.
+
+    Raises:
+        OptionValueError: it is no number, or, where its value is known, not in [0, 1].
+    """
+    share = criterion.sparsity(target, scores, sparsity)
+    try:
+        share = keras.ops.convert_to_tensor(share, "float64")
+        known = float(share) if share.shape == () and tf.executing_eagerly() else 0.0
+    except (TypeError, ValueError) as error:
+        raise _wrong(criterion, f"gave {target.name!r} at {path!r} the sparsity {share!r}, no number") from error
+    if share.shape != ():
+        raise _wrong(criterion, f"gave {target.name!r} at {path!r} sparsities of shape {tuple(share.shape)}, not one")
+    if not 0 <= known <= 1:
+        raise _wrong(criterion, f"gave {target.name!r} at {path!r} the sparsity {known}: not in [0, 1]")
+    return keras.ops.where(share > 0, share, 0.0)
+
+
+def _wrong(criterion: Criterion, problem: str) -> OptionValueError:
+    return OptionValueError("prune", "criterion", criterion, problem)
 
 
 @keras.saving.register_keras_serializable(package="kwrap_prune")

@@ -2,18 +2,19 @@
 
 import dataclasses
 import math
-import operator
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
+import numpy as np
 
 import kwrap
 from kwrap.errors import AbsentHookError, KwrapError, OptionValueError
 from kwrap_prune._hook import Prune
-from kwrap_prune._targets import pruned_targets
+from kwrap_prune._options import checked_int
+from kwrap_prune._targets import pruned_targets, values_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,9 +27,9 @@ MOST_CURVES = 10  # of single layers: with more, none can be told from the other
 class MissingPackageError(KwrapError, ImportError):
     """A package is not installed that only some functions need."""
 
-    def __init__(self, function: str, package: str, extra: str) -> None:
-        self.function, self.package, self.extra = function, package, extra
-        super().__init__(f"{function} needs {package}, which is not installed: pip install '{extra}'", name=package)
+    def __init__(self, function: str, package: str) -> None:
+        self.function, self.package = function, package
+        super().__init__(f"{function} needs {package}, which is not installed: pip install {package}", name=package)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ class PruningRecord:
     Attributes:
         step: the updates of the weights since the model was wrapped, as schedules count them; that of the furthest
             layer, for a frozen one's stands still.
-        sparsity: the share of zeros in all weights that Prune hooks act on.
+        sparsity: the share of zeros in all weights that Prune hooks act on, with their masks, as `report` counts them.
         layers: the same of each layer, by its path.
         logs: the metrics, as Keras gives them to callbacks.
     """
@@ -63,12 +64,7 @@ class PruningHistory(keras.callbacks.Callback):
 
     def __init__(self, every: int = 1) -> None:
         super().__init__()
-        try:
-            self.every = operator.index(every)
-        except TypeError as error:
-            raise OptionValueError("PruningHistory", "every", every, "is not an int: it counts batches") from error
-        if self.every < 1:
-            raise OptionValueError("PruningHistory", "every", every, "is below 1")
+        self.every = checked_int("every", every, owner="PruningHistory")
         self.records: list[PruningRecord] = []
         self._batches = 0
         self._recorded = -1  # after which batch the last record was made
@@ -94,23 +90,31 @@ class PruningHistory(keras.callbacks.Callback):
         self._add(logs)
 
     def plot(self, path: str | os.PathLike[str], metric: str = "accuracy") -> Path:
-        """Write the curves of sparsity and of `metric` over the steps to a PNG file, and return its path.
+        """Write the curves of sparsity and of `metric` over the steps to a file, and return its path.
 
-        The file appears as a whole, or, on a failure, not at all. Needs matplotlib, the extra `kwrap-prune[plot]`.
+        The path's suffix is the format, of those that matplotlib writes (.png, .pdf, .svg, ...); without one, PNG. The
+        file appears as a whole, or, on a failure, not at all. Needs matplotlib, which is kwrap-prune's extra `plot`.
 
         Raises:
-            OptionValueError: the metric was not recorded.
+            OptionValueError: the metric was not recorded, the folder is not there, or matplotlib has no such format.
             MissingPackageError: matplotlib is not installed.
         """
         known = sorted({name for record in self.records for name in record.logs})
         if metric not in known:
             problem = f"was not recorded; there are: {', '.join(known) or 'no records at all'}"
             raise OptionValueError("PruningHistory.plot", "metric", metric, problem)
-        figure = _drawn(self.records, metric)
         path = Path(path)
+        if not path.parent.is_dir():
+            raise OptionValueError("PruningHistory.plot", "path", str(path), "is in a folder that does not exist")
+        figure = _drawn(self.records, metric)
+        kind = path.suffix[1:].lower() or "png"
+        known = sorted(figure.canvas.get_supported_filetypes())
+        if kind not in known:
+            problem = f"has a suffix that matplotlib does not write; there are: {', '.join(known)}"
+            raise OptionValueError("PruningHistory.plot", "path", str(path), problem)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            figure.savefig(unfinished, format="png")
+            figure.savefig(unfinished, format=kind)
             os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -127,10 +131,11 @@ def _record(model: keras.Model, logs: dict[str, Any] | None) -> PruningRecord:
     """Return how things stand now."""
     zeros: dict[str, int] = {}
     sizes: dict[str, int] = {}
+    value_of = values_of(model)
     for path, target in pruned_targets(model):
         size = math.prod(target.shape)
         sizes[path] = sizes.get(path, 0) + size
-        zeros[path] = zeros.get(path, 0) + size - int(keras.ops.count_nonzero(target.variable))
+        zeros[path] = zeros.get(path, 0) + size - int(np.count_nonzero(value_of(target.variable)))
     layers = {path: zeros[path] / size for path, size in sizes.items()}
     metrics = {name: float(value) for name, value in (logs or {}).items()}
     return PruningRecord(_step(model), sum(zeros.values()) / sum(sizes.values()), layers, metrics)
@@ -152,7 +157,7 @@ def _drawn(records: Sequence[PruningRecord], metric: str) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingPackageError("PruningHistory.plot", "matplotlib", "kwrap-prune[plot]") from error
+        raise MissingPackageError("PruningHistory.plot", "matplotlib") from error
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)  # no window, whatever the user's settings
     left = figure.add_subplot(xlabel="step", ylabel="sparsity", ylim=(0, 1))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap_prune._targets import prunable_targets
+from kwrap_prune._targets import prunable_targets, values_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,29 +137,31 @@ class Report:
 
 
 def report(model: keras.Model) -> Report:
-    """Return how sparse the weights of `model` are as stored, pruned, unwrapped or never pruned.
+    """Return how sparse the weights of `model` are, pruned, unwrapped or never pruned.
 
-    Listed are the weights that Prune takes by default, kernels and embeddings, and all that Prune hooks on the model
-    act on; a shared weight once. Masks and other state of hooks are no parameters.
+    Weights count with their masks, as they are read, saved and left by unwrapping: what `set_weights` puts where a
+    weight is pruned is zero. Listed are the weights that Prune takes by default, kernels and embeddings, and all that
+    Prune hooks on the model act on; a shared weight once. (A layer to which Keras' `quantize` gave int weights has none
+    of these.) Masks and other state of hooks are no parameters.
 
     Raises:
         ModelTypeError: this is no Keras model.
         WrapperStateError: the model is not built.
     """
-    weights = tuple(_weight_report(path, target) for path, target in prunable_targets(model))
+    value_of = values_of(model)
+    weights = tuple(_weight_report(path, target, value_of(target.variable)) for path, target in prunable_targets(model))
     of_hooks = {id(variable) for _, hook in kwrap.find_hooks(model) for variable in hook.variables}
     size = zeros = raw = deflated = 0
     deflate = zlib.compressobj()
     for variable in model.weights:
         if id(variable) not in of_hooks:
-            value = keras.ops.convert_to_numpy(variable)
+            value = value_of(variable)
             size, zeros, raw = size + value.size, zeros + _zeros(value), raw + value.nbytes
             deflated += len(deflate.compress(value.tobytes()))
     return Report(model.name, weights, size, zeros, raw, deflated + len(deflate.flush()))
 
 
-def _weight_report(path: str, target: kwrap.WeightTarget) -> WeightReport:
-    value = keras.ops.convert_to_numpy(target.variable)
+def _weight_report(path: str, target: kwrap.WeightTarget, value: Any) -> WeightReport:
     return WeightReport(path, target.name, target.shape, _zeros(value), int(np.sum(~np.isfinite(value))))
 
 

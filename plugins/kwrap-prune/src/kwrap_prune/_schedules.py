@@ -12,7 +12,7 @@ import keras
 
 from kwrap.errors import OptionValueError
 
-__all__ = ["ConstantSparsity", "CosineDecay", "PolynomialDecay", "Schedule", "scheduled"]
+__all__ = ["ConstantSparsity", "CosineDecay", "PolynomialDecay", "Schedule", "Stepped", "last_due", "scheduled"]
 
 NO_END = -1
 
@@ -121,9 +121,17 @@ class CosineDecay(Schedule):
 
 def scheduled(schedule: Schedule | Callable[[Any], Any], step: Any) -> tuple[Any, Any]:
     """Return whether masks are computed at `step`, and the sparsity; a plain function gives one for every step."""
-    if isinstance(schedule, Schedule):
-        return schedule(step)
-    return keras.ops.convert_to_tensor(True), keras.ops.cast(schedule(step), "float64")
+    due, sparsity = schedule(step) if isinstance(schedule, Schedule) else (True, schedule(step))
+    due, sparsity = keras.ops.convert_to_tensor(due, "bool"), keras.ops.convert_to_tensor(sparsity, "float64")
+    if due.shape != () or sparsity.shape != ():
+        raise TypeError(f"one number is asked for, and not tensors of the shapes {due.shape} and {sparsity.shape}")
+    return due, sparsity
+
+
+def last_due(schedule: "Stepped") -> int:
+    """Return the last step at which masks are computed; without an end, the first."""
+    span = 0 if schedule.end_step == NO_END else schedule.end_step - schedule.begin_step
+    return schedule.begin_step + span // schedule.frequency * schedule.frequency
 
 
 Decay = PolynomialDecay | CosineDecay
@@ -154,7 +162,7 @@ def _is_due(schedule: Stepped, step: Any) -> Any:
 def _check_number(schedule: Stepped, field: str) -> None:
     """Raise if the field is no number; store NumPy's as a float, for a config is JSON."""
     value = getattr(schedule, field)
-    if not isinstance(value, numbers.Real):
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise _wrong(schedule, field, "is not a number")
     object.__setattr__(schedule, field, float(value))
 
@@ -175,8 +183,11 @@ def _check_decay(schedule: Decay) -> None:
 
 def _check_steps(schedule: Stepped) -> None:
     for field in ("begin_step", "end_step", "frequency"):
+        value = getattr(schedule, field)
         try:
-            step = operator.index(getattr(schedule, field))
+            if isinstance(value, bool):
+                raise TypeError("a bool is no int")
+            step = operator.index(value)
         except TypeError as error:
             raise _wrong(schedule, field, "is not an int: it counts updates") from error
         object.__setattr__(schedule, field, step)  # NumPy's as an int, for a config is JSON

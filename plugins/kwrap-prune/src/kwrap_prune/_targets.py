@@ -1,6 +1,7 @@
 """The weights of a model that are pruned, or could be."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 
@@ -8,7 +9,7 @@ import kwrap
 from kwrap.errors import RuleError
 from kwrap_prune._hook import Prune
 
-__all__ = ["prunable_targets", "pruned_targets"]
+__all__ = ["prunable_targets", "pruned_targets", "values_of"]
 
 # (path, target) pairs.
 Targets = list[tuple[str, kwrap.WeightTarget]]
@@ -40,6 +41,26 @@ def prunable_targets(model: keras.Model) -> Targets:
         found.extend((entry.path, target) for target in hook.select_targets(entry.layer, entry.path))
         found.extend((path, target) for path, target in pruned if path == entry.path)
     return _once([*found, *pruned])
+
+
+def values_of(model: keras.Model) -> Callable[[keras.Variable], Any]:
+    """Return a function that gives a variable's value as a NumPy array, with the masks of the model's Prune hooks.
+
+    That is what is left when the model is saved or unwrapped. What is stored is the same after each optimizer step, and
+    may be another after `set_weights`, or Keras' averages at the end of `fit`.
+    """
+    masking: dict[int, list[tuple[Prune, kwrap.WeightTarget]]] = {}
+    for _, hook in kwrap.find_hooks(model, Prune):
+        for target in hook.target_weights:
+            masking.setdefault(id(target.variable), []).append((hook, target))
+
+    def value_of(variable: keras.Variable) -> Any:
+        value = keras.ops.convert_to_tensor(variable)
+        for hook, target in masking.get(id(variable), []):
+            value = hook.constrain(target, value, step=None)
+        return keras.ops.convert_to_numpy(value)
+
+    return value_of
 
 
 def _once(targets: Iterable[tuple[str, kwrap.WeightTarget]]) -> Targets:

@@ -24,6 +24,8 @@ class Timing:
     def at(self, calls: Any) -> tuple[Any, Any]:
         """Return whether masks are computed after so many calls, and the sparsity."""
         due, sparsity = scheduled(self.schedule, calls // self.every)
+        # What a function gives at steps that nobody looked at is clipped: NaN is 0, too.
+        sparsity = keras.ops.where(sparsity > 0, sparsity, 0.0)
         return keras.ops.logical_and(due, keras.ops.equal(calls % self.every, 0)), sparsity
 
     @property
@@ -34,27 +36,31 @@ class Timing:
         return by_value or not isinstance(self.schedule, Schedule)
 
 
-def updated(timing: Timing, calls: Any, value: Any, mask: Any, kept: Callable[[Any], Any]) -> tuple[Any, Any]:
+def updated(
+    timing: Timing, calls: Any, value: Any, mask: Any, kept: Callable[[Any], Any], regrow: bool
+) -> tuple[Any, Any]:
     """Return the mask after so many optimizer calls, and `value` with zeros where it is pruned.
 
-    `kept` returns a new mask, given the sparsity. NaN and infinite values stay, whatever it says.
+    `kept` returns a new mask, given the sparsity. NaN and infinite values stay, whatever it says: those of weights that
+    are not pruned, or that may regrow.
     """
     due, sparsity = timing.at(calls)
 
     def computed() -> Any:
-        return keras.ops.logical_or(kept(sparsity), keras.ops.logical_not(keras.ops.isfinite(value)))
+        broken = keras.ops.logical_not(keras.ops.isfinite(value))
+        return keras.ops.logical_or(kept(sparsity), broken if regrow else keras.ops.logical_and(mask, broken))
 
     new = keras.ops.cond(due, computed, lambda: mask)
-    return new, keras.ops.where(new, value, 0)
+    # Not 0 where an update of a weight that may regrow brought NaN or infinity: they are not masked over.
+    return new, keras.ops.where(new, value, value - value if regrow else 0)
 
 
-def scores_of(scores: Any, value: Any, mask: Any, regrow: bool) -> Any:
-    """Return the scores with what is pruned as the lowest, unless it may regrow."""
-    if regrow:
-        return scores
-    # An optimizer with momentum may have moved what is pruned.
-    broken = keras.ops.logical_not(keras.ops.isfinite(value))
-    return keras.ops.where(keras.ops.logical_or(mask, broken), scores, -float("inf"))
+def scores_of(scores: Any, mask: Any, regrow: bool) -> Any:
+    """Return the scores with what is pruned as the lowest, unless it may regrow.
+
+    An optimizer with momentum may have moved what is pruned.
+    """
+    return scores if regrow else keras.ops.where(mask, scores, -float("inf"))
 
 
 @functools.lru_cache(maxsize=32)
@@ -63,9 +69,9 @@ def update_of_magnitudes(timing: Timing, regrow: bool) -> kwrap.Kernel[..., tupl
 
     def update(value: Any, mask: Any, calls: Any) -> tuple[Any, Any]:
         def kept(sparsity: Any) -> Any:
-            return highest(scores_of(keras.ops.abs(value), value, mask, regrow), sparsity)
+            return highest(scores_of(keras.ops.abs(value), mask, regrow), sparsity)
 
-        return updated(timing, calls, value, mask, kept)
+        return updated(timing, calls, value, mask, kept, regrow)
 
     kernel = kwrap.kernel(update)
     kernel.variant(jit_compile=True)(update)

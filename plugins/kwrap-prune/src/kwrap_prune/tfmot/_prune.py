@@ -1,7 +1,6 @@
 """prune_low_magnitude and what undoes it."""
 
 import contextlib
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import keras
 import kwrap
 from kwrap.errors import OptionError, OptionValueError, RuleError, TargetError
 from kwrap_prune._hook import Prune
+from kwrap_prune._options import two_ints
 from kwrap_prune._schedules import ConstantSparsity, Schedule
 from kwrap_prune.tfmot._layers import is_prunable
 from kwrap_prune.tfmot._policy import PruningPolicy
@@ -77,22 +77,35 @@ def prune_scope() -> contextlib.AbstractContextManager[None]:
 _NAME = "prune_low_magnitude"
 
 
+# What Prune calls the arguments of prune_low_magnitude.
+_ARGUMENTS = {
+    "schedule": "pruning_schedule",
+    "block_size": "block_size",
+    "block_pooling": "block_pooling_type",
+    "n_m": "sparsity_m_by_n",
+}
+
+
 def _hook(schedule: Any, block_size: Any, pooling: Any, m_by_n: Any) -> Prune:
     """Return the hook that prunes as tfmot does: weights may come back, and depthwise kernels are left out."""
-    n_m = None
+    given = {"schedule": schedule, "block_size": block_size, "block_pooling": pooling, "n_m": m_by_n}
+    options = dict(given)
     if m_by_n:
         zeros, group = _m_by_n(m_by_n)
-        n_m = group - zeros, group
-        schedule = ConstantSparsity(zeros / group, begin_step=0, end_step=0)
-    return Prune(schedule, block_size=block_size, block_pooling=pooling, n_m=n_m, regrow=True, targets=is_prunable)
+        options |= {"n_m": (group - zeros, group), "schedule": ConstantSparsity(zeros / group, 0, end_step=0)}
+    if pooling == "MAX" and isinstance(block_size, Sequence) and tuple(block_size) == (1, 1):
+        options["block_pooling"] = "AVG"  # There is nothing to pool, which tfmot does not mind.
+    try:
+        return Prune(**options, regrow=True, targets=is_prunable)
+    except OptionValueError as error:
+        raise OptionValueError(_NAME, _ARGUMENTS[error.option], given[error.option], error.problem) from error
+    except OptionError as error:
+        raise OptionError(_NAME, _ARGUMENTS[error.option], error.problem) from error
 
 
 def _m_by_n(value: Any) -> tuple[int, int]:
-    try:
-        zeros, group = map(operator.index, value)
-    except (TypeError, ValueError):
-        raise OptionValueError(_NAME, "sparsity_m_by_n", value, "is not two ints") from None
-    if not 0 < zeros < group:
+    zeros, group = two_ints("sparsity_m_by_n", value, owner=_NAME)
+    if zeros >= group:
         raise OptionValueError(_NAME, "sparsity_m_by_n", value, "is not some zeros out of more weights")
     return zeros, group
 
