@@ -136,6 +136,33 @@ def test_stored_zeros_are_exact_however_the_step_is_run(compile_options, every):
     assert fit(model, 0, 12) == [counts(step) for step in range(every, 13, every)]
 
 
+@pytest.mark.parametrize(
+    ("options", "together", "of"), [({}, 1, None), ({"block_size": (2, 2)}, 4, None), ({"n_m": (2, 4)}, 1, 4)]
+)
+def test_each_structure_is_exact_after_every_step_of_a_decay(options, together, of):
+    model = keras.Sequential(
+        [
+            keras.Input((5,), dtype="int32"),
+            keras.layers.Embedding(20, 8),
+            keras.layers.Conv1D(6, 2),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4),
+        ]
+    )
+    kwrap.wrap_model(model, Prune(PolynomialDecay(0.0, 0.5, 0, 6, power=1, frequency=1), **options))
+    model.compile(keras.optimizers.AdamW(0.1, weight_decay=0.1), "mse")
+    tokens = np.arange(40).reshape(8, 5) % 20
+    for step in range(1, 9):
+        model.train_on_batch(tokens, Y[:8, :1] * np.ones((8, 4)))
+        share = min(step / 12, 0.5)
+        for _, hook in kwrap.find_hooks(model, "prune"):
+            (target,) = hook.target_weights
+            kernel = keras.ops.convert_to_numpy(target.variable)
+            units = kernel.size // together
+            expected = np.round(of * share) * units // of if of else np.round(units * share) * together
+            assert np.sum(kernel == 0) == expected
+
+
 def test_the_average_that_fit_ends_with_is_read_pruned_and_unwrapped_pruned():
     model = network(keras.optimizers.Adam(0.01, use_ema=True))
     fit(model, 0, 5)
