@@ -150,6 +150,7 @@ def test_a_decay_that_does_not_reach_its_end_ends_where_the_warning_says():
     "schedule",
     [
         PolynomialDecay(0.0, 0.9, 0, 200),
+        CosineDecay(0.0, 0.9, 0, 200),
         PolynomialDecay(0.5, 0.5, 0, 50),
         PolynomialDecay(0.2, 0.7, 4, 4),
         ConstantSparsity(0.9, 7, 50, 100),

@@ -154,12 +154,14 @@ def _shortfall(schedule: Stepped) -> str:
 def _last_sparsity(schedule: SparsitySchedule, further: Sequence[int]) -> float:
     """Return the sparsity at the last step that is looked at, if it is one; raise if one is not in [0, 1)."""
     ask = _traced(schedule)
-    for step in _LOOKED_AT:
+    last = 0.0
+    for step in (*_LOOKED_AT, *further):
         due, sparsity = ask(step)
-        if due and not 0 <= sparsity < 1:
+        if 0 <= sparsity < 1:
+            last = sparsity
+        elif due and step not in further:
             raise _wrong("schedule", schedule, f"gives sparsity {sparsity} at step {step}: not in [0, 1)")
-    sparsities = [ask(step)[1] for step in (*_LOOKED_AT, *further)]
-    return next((sparsity for sparsity in reversed(sparsities) if 0 <= sparsity < 1), 0.0)
+    return last
 
 
 def _traced(schedule: SparsitySchedule) -> Callable[[int], tuple[bool, float]]:
