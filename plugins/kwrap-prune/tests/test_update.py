@@ -45,7 +45,7 @@ def conditions(model: keras.Model) -> int:
 
 
 @pytest.mark.parametrize(
-    "schedule", [EACH_STEP, PolynomialDecay(0.0, 0.5, begin_step=0, end_step=10)], ids=["constant", "decay"]
+    "schedule", [EACH_STEP, PolynomialDecay(0.0, 0.5, 0, 10, frequency=10)], ids=["constant", "decay"]
 )
 def test_a_deeper_model_has_no_more_conditions(schedule):
     assert conditions(deep(6, schedule)) == conditions(deep(2, schedule))
