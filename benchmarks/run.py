@@ -21,6 +21,7 @@ SCRIPTS = {
     "steps.py": "Training steps",
     "wrapping.py": "Wrapping, memory, tracing",
     "size.py": "Growth with the number of layers",
+    "limits.py": "Where the time goes that misses a target",
 }
 
 

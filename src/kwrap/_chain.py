@@ -95,7 +95,7 @@ class Link:
             if error in raised:
                 raise  # the layer's own, or a hook's further in
             raise blame(self.hook, "call", error) from error
-        if results and not self.hook.changes_output:
+        if results and outputs is not results[-1] and not self.hook.changes_output:
             self._check(outputs, results[-1])
         return outputs
 

@@ -1,0 +1,104 @@
+"""Where the time goes that misses a target: python benchmarks/limits.py [--quick].
+
+Each row is a part that kwrap cannot do without, timed alone, in turns with what the target is measured against.
+"""
+
+import gc
+import math
+import sys
+import tracemalloc
+
+import keras
+import models
+import tensorflow as tf
+from measure import interleaved, ratio, table
+from models import Nothing
+
+import kwrap
+
+REPEATS = 3 if "--quick" in sys.argv else 15
+BATCH = 128
+CLONING = "(clone_model + set_weights)"
+
+
+class Around(keras.layers.Layer):
+    """Call another layer, and do nothing else."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def call(self, inputs):
+        """Return what the layer gives."""
+        return self.layer(inputs)
+
+
+def of_steps() -> list[list[str]]:
+    """Return the rows of a pruned training step: passes over the weights of the MLP."""
+    model = models.mlp()
+    weights = [variable.value for variable in model.trainable_variables if len(variable.shape) == 2]
+    masks = [tf.cast(tf.random.uniform(weight.shape) < 0.5, tf.bool) for weight in weights]
+
+    @tf.function
+    def masked():
+        return [tf.where(mask, weight, 0.0) for mask, weight in zip(masks, weights, strict=True)]
+
+    @tf.function
+    def scaled():
+        return [weight * 2.0 for weight in weights]
+
+    ways = {"bare": models.stepper(model, BATCH, 10)}
+    for name, function in (("masked", masked), ("scaled", scaled)):
+        ways[name] = lambda function=function: [function()[0] for _ in range(10)][-1].numpy()
+    times = interleaved(ways, REPEATS)
+    count = sum(math.prod(weight.shape) for weight in weights)
+    return [
+        [f"MLP: one `where(mask, w, 0)` over its {count:,} weights / a bare step", str(ratio(times, "masked", "bare"))],
+        ["MLP: one pass that scales them, without a mask / a bare step", str(ratio(times, "scaled", "bare"))],
+    ]
+
+
+def of_wrapping() -> list[list[str]]:
+    """Return the rows of wrapping and unwrapping: making layers, and looking for whoever else holds them."""
+    model = keras.applications.MobileNetV2(weights=None)
+    weights = model.get_weights()
+    count = len(kwrap.plan(model, Nothing).entries)
+    ways = {
+        "clone": lambda: keras.models.clone_model(model).set_weights(weights),
+        "layers": lambda: [keras.layers.Layer() for _ in range(2 * count)],
+        "objects": lambda: [thing for thing in gc.get_objects() if type(thing) is keras.layers.Dense],
+    }
+    times = interleaved(ways, REPEATS)
+    by_name = {name: str(ratio(times, name, "clone")) for name in ways}
+    return [
+        [f"MobileNetV2: {2 * count} empty Keras layers, a Wrapper and a hook each / {CLONING}", by_name["layers"]],
+        [f"MobileNetV2: a look at the {len(gc.get_objects()):,} objects that live / {CLONING}", by_name["objects"]],
+    ]
+
+
+def of_calls() -> list[str]:
+    """Return the row of an eager call: Keras' own way into a layer around another."""
+    inputs = keras.ops.ones((32, 16))
+    layers = {"dense": keras.layers.Dense(16), "around": Around(keras.layers.Dense(16))}
+    ways = {name: lambda layer=layer: [layer(inputs) for _ in range(100)] for name, layer in layers.items()}
+    times = interleaved(ways, REPEATS)
+    return ["An eager call of a Keras layer that calls a Dense / of the Dense", str(ratio(times, "around", "dense"))]
+
+
+def of_memory() -> list[str]:
+    """Return the row of what two Keras layers take in Python."""
+    tracemalloc.start()
+    layers = [keras.layers.Layer() for _ in range(200)]
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return ["Python objects of two empty Keras layers, a Wrapper and a hook", f"{2 * taken / len(layers) / 1e3:.1f} kB"]
+
+
+def main() -> None:
+    """Print the table."""
+    rows = [*of_steps(), *of_wrapping(), of_calls(), of_memory()]
+    print(table(("a part that is there in any case", "measured"), rows))
+
+
+if __name__ == "__main__":
+    main()
