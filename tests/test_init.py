@@ -28,6 +28,7 @@ PUBLIC = [
     "plan",
     "plugins",
     "registered",
+    "testing",
     "unwrap_model",
     "use",
     "weight_targets",
@@ -38,11 +39,13 @@ PUBLIC = [
 IN_A_NEW_PROCESS = """
 import json, sys
 import kwrap
-after_import = "a_plugin" in sys.modules
+after_import = [name for name in ("a_plugin", "pytest", "kwrap.testing") if name in sys.modules]
+kwrap.testing.HookSuite
+pytest = "pytest" in sys.modules
 import keras
 wrapper = keras.saving.get_registered_object("kwrap>Wrapper") is kwrap.Wrapper
 names = [hook.name for hook in kwrap.registered()]
-print(json.dumps([after_import, "a_plugin" in sys.modules, names, wrapper]))
+print(json.dumps([after_import, pytest, "a_plugin" in sys.modules, names, wrapper]))
 """
 
 PLUGIN = """
@@ -59,7 +62,9 @@ def test_the_public_names_are_these_sorted_and_there():
     assert [name for name in PUBLIC if not hasattr(kwrap, name)] == []
 
 
-def test_importing_kwrap_loads_no_plugin_and_registers_what_keras_needs_to_load_a_wrapped_model(tmp_path: Path):
+def test_importing_kwrap_loads_no_plugin_nor_the_test_kit_and_registers_what_keras_needs_to_load_a_wrapped_model(
+    tmp_path: Path,
+):
     (tmp_path / "a_plugin.py").write_text(PLUGIN)
     metadata = tmp_path / "kwrap_a-1.0.dist-info"
     metadata.mkdir()
@@ -70,4 +75,4 @@ def test_importing_kwrap_loads_no_plugin_and_registers_what_keras_needs_to_load_
     done = subprocess.run(
         [sys.executable, "-c", IN_A_NEW_PROCESS], env=environment, capture_output=True, text=True, check=True
     )
-    assert json.loads(done.stdout) == [False, True, ["from_a_plugin"], True]
+    assert json.loads(done.stdout) == [[], False, True, ["from_a_plugin"], True]

@@ -1,5 +1,8 @@
 """kwrap: change what chosen layers of a Keras model do, and take the change off again."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, there from the start
 from kwrap import errors, hookspecs
 from kwrap._hook import Hook, Rule
@@ -33,8 +36,19 @@ __all__ = [
     "plan",
     "plugins",
     "registered",
+    "testing",
     "unwrap_model",
     "use",
     "weight_targets",
     "wrap_model",
 ]
+
+if TYPE_CHECKING:
+    from kwrap import testing
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import `kwrap.testing` when it is first asked for: models at work do without it."""
+        if name == "testing":
+            return import_module("kwrap.testing")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,428 @@
+"""Checks of what a hook does in its layer's call."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kwrap import _keras
+from kwrap._model import bypass, collect
+from kwrap._wrapper import Wrapper
+from kwrap.testing._check import NotApplicable, Wrong, check
+from kwrap.testing._companions import probe
+from kwrap.testing._compare import arrays, must_be_close, must_be_finite, must_be_same, signature_of
+from kwrap.testing._example import Example
+
+__all__: list[str] = []
+
+_PHASES = {"inference": False, "training": True}
+
+
+@check(where="kwrap.Hook.call", way_out="set `changes_output = True` on the class if another shape is meant")
+def output_keeps_shape_and_dtype(example: Example) -> None:
+    """The output has the shape and dtype that the layer gives, unless the class says `changes_output`."""
+    if example.hook.changes_output:
+        raise NotApplicable("the class says `changes_output`")
+    wrapper = example.wrapped()
+    for phase, training in _PHASES.items():
+        received = signature_of(example.call(wrapper, training))
+        expected = signature_of(example.call(wrapper.layer, training))
+        if received != expected:
+            raise Wrong(f"in {phase} it is {received} instead of {expected}")
+
+
+@check(where="kwrap.Hook.call", way_out="take sizes from `keras.ops.shape`, and make no shape depend on values")
+def output_is_as_announced(example: Example) -> None:
+    """What a symbolic call announces, and a model is built on, is what a call gives."""
+    wrapper = example.wrapped()
+    announced = signature_of(example.model(wrapper).outputs)
+    for phase, training in _PHASES.items():
+        given = signature_of(example.call(wrapper, training))
+        fits = len(given) == len(announced) and all(
+            one[0] == other[0]
+            and len(one[1]) == len(other[1])
+            and all(a in (b, None) for a, b in zip(one[1], other[1], strict=True))
+            for one, other in zip(announced, given, strict=True)
+        )
+        if not fits:
+            raise Wrong(f"in {phase} a call gives {given}, and a symbolic one {announced}")
+
+
+@check(where="kwrap.Hook.call", way_out="add a small number before a logarithm, a root or a division")
+def output_is_finite(example: Example) -> None:
+    """Where the layer's output is finite, so is that with the hook."""
+    wrapper = example.wrapped()
+    for phase, training in _PHASES.items():
+        must_be_finite(example.call(wrapper, training), f"the output in {phase}")
+
+
+@check(where="kwrap.Hook.call", way_out="for chance at inference, skip this check and say so")
+def inference_is_repeatable(example: Example) -> None:
+    """Two calls in inference give the same: nothing is drawn or counted there."""
+    if example.hook.phase != "training" and example.random_at_inference and _draws(example):
+        raise NotApplicable("the hook draws from a seed generator at inference")
+    wrapper = example.wrapped()
+    first = example.call(wrapper)
+    must_be_same(example.call(wrapper), first, "the second call's output")
+
+
+@check(
+    where="kwrap.Hook.call", way_out="`keras.ops` instead of NumPy and Python: `if` becomes `keras.ops.cond` or `where`"
+)
+def graph_agrees_with_eager(example: Example) -> None:
+    """A compiled call gives what an eager one does, for every number of examples in a batch."""
+    specs = keras.tree.map_structure(_spec, example.inputs)
+    for phase, training in _PHASES.items():
+        eager, compiled = example.wrapped(), example.wrapped()
+        function = tf.function(lambda inputs: example.call(compiled, training, inputs), input_signature=[specs])  # noqa: B023
+        _compare_batches(example, function, lambda inputs: example.call(eager, training, inputs), phase)  # noqa: B023
+
+
+@check(where="kwrap.Hook.call", way_out="`kwrap.kernel` takes a variant for XLA, as kwrap_prune's `lowest` has one")
+def xla_agrees_with_eager(example: Example) -> None:
+    """A call compiled by XLA (`jit_compile=True`, the default of `fit` on a GPU) gives what an eager one does."""
+    for phase, training in _PHASES.items():
+        bare = example.new_layer()
+        eager, compiled = example.wrapped(), example.wrapped()
+        try:
+            tf.function(lambda: example.call(bare, training), jit_compile=True)()  # noqa: B023
+        except Exception as error:
+            raise NotApplicable(f"XLA does not compile the layer itself: {type(error).__name__}") from error
+        outputs = tf.function(lambda: example.call(compiled, training), jit_compile=True)()  # noqa: B023
+        expected = example.call(eager, training)
+        must_be_finite(outputs, f"the output in {phase} under XLA")
+        if not (example.random_in_training if training else example.random_at_inference):  # XLA draws other numbers
+            must_be_close(outputs, expected, f"the output in {phase} under XLA")
+        elif signature_of(outputs) != signature_of(expected):
+            raise Wrong(f"in {phase} under XLA the output is {signature_of(outputs)}, not {signature_of(expected)}")
+
+
+@check(where="kwrap.Hook.call", way_out="no hook needs to do anything for it: take `inputs` by position, name the rest")
+def keyword_calls_are_the_same(example: Example) -> None:
+    """A layer may be called with its inputs by keyword; the hook sees the same."""
+    name = next(iter(_keras.call_signature(example.layer).parameters))
+    by_position, by_keyword = example.wrapped(), example.wrapped()
+    expected = example.call(by_position)
+    received = by_keyword(**{name: example.inputs}, **example.arguments, training=False)
+    must_be_same(received, expected, f"with {name}=... the output")
+
+
+@check(where="kwrap.Hook.call", way_out="leave out of `call_next` what is not to change: it keeps the mask")
+def mask_is_kept(example: Example) -> None:
+    """The layer gets the mask that it would get without the hook, given or from the layer before, and hands it on."""
+    if np.ndim(example.inputs) < 2 or not isinstance(example.inputs, np.ndarray):
+        raise NotApplicable("no single input with an axis to mask")
+    if example.inputs.dtype.kind != "f":
+        raise NotApplicable("Keras masks floating inputs")
+    seen: list[Any] = []
+    layer = example.new_layer(probe(type(example.layer), lambda kwargs: seen.append(kwargs.get("mask"))))
+    wrapper = example.wrapped(layer=layer)
+    inputs = np.array(example.inputs)
+    inputs[:, -1] = 0.0
+    masked = keras.layers.Masking(0.0)(inputs)
+    for given in ({}, {"mask": np.arange(inputs[..., 0].size).reshape(inputs.shape[:-1]) % 2 == 0}):
+        results = []
+        for called in (layer, wrapper):
+            seen.clear()
+            output = called(masked if not given else inputs, **example.arguments, **given)
+            results.append((list(seen), keras.tree.map_structure(_keras.get_keras_mask, output)))
+        (expected, handed), (received, handed_on) = results
+        how = "given by keyword" if given else "of the layer before"
+        for mask in received:  # of each call, as a hook may call the layer 0 to n times
+            if mask is None or not np.array_equal(mask, expected[0]):
+                raise Wrong(f"the layer does not get the mask {how}")
+        _same_masks(handed, handed_on, how)
+
+
+def _same_masks(expected: Any, received: Any, how: str) -> None:
+    pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(received), strict=True)
+    if not all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs):
+        raise Wrong(f"the output does not carry on the mask {how}")
+
+
+@check(where="kwrap.Hook.call", way_out="name `training` to know it; do not give it to `call_next`")
+def training_is_kept(example: Example) -> None:
+    """The layer is told whether it is training as it would be without the hook."""
+    seen: list[Any] = []
+    kind = probe(type(example.layer), lambda kwargs: seen.append(kwargs.get("training")))
+    wrapper = example.wrapped(layer=example.new_layer(kind))
+    for training in (False, True):
+        seen.clear()
+        example.call(wrapper, training)
+        if other := [given for given in seen if bool(given) is not training]:
+            raise Wrong(f"in a call with training={training} the layer was called with training={other[0]}")
+
+
+@check(
+    where="kwrap.Hook.call", way_out="local variables; between calls, `add_weight` or `add_state`; to others, `emit`"
+)
+def calls_leave_nothing_on_the_hook(example: Example) -> None:
+    """A hook stores nothing of a call on itself: it is called from several threads, and in graphs that are left."""
+    wrapper = example.wrapped()
+    hooks = [wrapper.hooks[0]]
+    before = [_contents(vars(hook)) for hook in hooks]
+    for training in (False, True):
+        example.call(wrapper, training)
+    for hook, contents in zip(hooks, before, strict=True):
+        after = _contents(vars(hook))
+        changed = sorted(name for name in {*contents, *after} if contents.get(name) != after.get(name))
+        if changed:
+            raise Wrong(f"a call changed or made the attributes {', '.join(map(repr, changed))}")
+
+
+@check(where="kwrap.Hook.call", way_out="keep what belongs to one call in local variables of that call")
+def calls_of_two_threads_do_not_meet(example: Example) -> None:
+    """A call that is inside the layer while another thread makes a whole call gives what it gives alone."""
+    if example.random_at_inference:
+        raise NotApplicable("two calls in inference differ anyway")
+    if not isinstance(example.inputs, np.ndarray):
+        raise NotApplicable("the layer has several inputs")
+    inside, go_on, first = threading.Event(), threading.Event(), threading.get_ident()
+
+    def look(_: Any) -> None:
+        if threading.get_ident() != first and not inside.is_set():
+            inside.set()
+            go_on.wait(30)
+
+    one, other = example.inputs, np.roll(example.inputs, 1, axis=0)
+    wrapper = example.wrapped(layer=example.new_layer(probe(type(example.layer), look)))
+    alone = [example.call(wrapper, inputs=each) for each in (one, other)]
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(example.call(wrapper, inputs=one)))
+    thread.start()
+    try:
+        if not inside.wait(5):
+            raise NotApplicable("the hook does not call the layer")
+        meanwhile = example.call(wrapper, inputs=other)
+    finally:
+        go_on.set()
+        thread.join(30)
+    if not results:
+        raise Wrong("the call that was interrupted raised an error")
+    must_be_same(meanwhile, alone[1], "the output of the call in between")
+    must_be_same(results[0], alone[0], "the output of the call that was interrupted")
+
+
+@check(
+    where="kwrap.kernel", way_out="pass tensors, not Python numbers, to what `tf.function` or `kwrap.kernel` compiled"
+)
+def nothing_is_traced_again(example: Example) -> None:
+    """A call with other values traces nothing anew, neither the call nor a function of the hook's own."""
+    for training in (False, True):
+        wrapper = example.wrapped()
+        function = tf.function(lambda inputs: example.call(wrapper, training, inputs))  # noqa: B023
+        tensors = keras.tree.map_structure(tf.constant, example.inputs)
+        for _ in range(3):
+            function(tensors)
+            for variable in wrapper.layer.trainable_variables:
+                variable.assign(variable + 0.5)
+        if (count := function.experimental_get_tracing_count()) > 1:
+            raise Wrong(f"a compiled call was traced {count} times")
+        with _RetracingLog() as log:
+            for _ in range(7):
+                example.call(wrapper, training)
+        if log.messages:
+            raise Wrong(f"in eager calls: {log.messages[0]}")
+
+
+@check(
+    where="kwrap.Hook",
+    way_out="`phase='training'` as the default, as kwrap_noise has it: the hook is then out of the path",
+)
+def costs_nothing_where_it_does_nothing(example: Example) -> None:
+    """A hook that leaves inference as it is adds no op to the graph of inference."""
+    wrapper = example.wrapped()
+    outputs = arrays(example.call(wrapper))
+    bare = arrays(example.call(wrapper.layer))
+    same = len(outputs) == len(bare) and all(a.tobytes() == b.tobytes() for a, b in zip(outputs, bare, strict=True))
+    if not same:
+        raise NotApplicable("it acts at inference")
+    if wrapper.hooks[0].target_weights and type(wrapper.hooks[0]).overrides("constrain"):
+        raise NotApplicable("what it stores in the weights makes it look as if it did nothing")
+    more = graph_ops(example, wrapper) - graph_ops(example, wrapper.layer)
+    if more:
+        raise Wrong(f"it changes nothing at inference, and its graph has {more} ops more")
+
+
+@check(
+    where="kwrap.bypass", way_out="no hook needs to do anything for it, if it acts in `call` and `parametrize` alone"
+)
+def bypassed_it_does_nothing(example: Example) -> None:
+    """Inside `kwrap.bypass` the model gives what the layer gives without the hook, to the bit."""
+    model = example.wrapped_model()
+    layer = model.get_layer(example.layer.name).layer
+    before = example.call_model(model)
+    expected = example.call(layer)
+    with bypass(model):
+        must_be_same(example.call_model(model), expected, "the output of the bypassed model")
+    if not example.random_at_inference:
+        must_be_same(example.call_model(model), before, "the output after the bypass")
+
+
+@check(where="kwrap.Hook.emit", way_out="emit inside `call` or `parametrize`, outside of a `keras.ops.cond` or a loop")
+def what_it_emits_can_be_collected(example: Example) -> None:
+    """What a hook emits can be collected, around an eager call and inside a compiled one."""
+    for training in (False, True):
+        model = example.wrapped_model()
+        hook = model.get_layer(example.layer.name).hooks[0]
+        emitted: list[str] = []
+        object.__setattr__(hook, "emit", lambda name, _: emitted.append(name))  # noqa: B023
+        example.call_model(model, training)
+        object.__delattr__(hook, "emit")
+        for name in dict.fromkeys(emitted):
+            with collect(model, name) as found:
+                example.call_model(model, training)
+            counts = [len(each) for each in found.values()]
+            if counts != [emitted.count(name)]:
+                raise Wrong(f"of {emitted.count(name)} values named {name!r}, {sum(counts)} are collected")
+            must_be_same(*_collected(example, model, name, training), f"{name!r} in a compiled call")
+        if emitted:
+            return
+    raise NotApplicable("it emits nothing")
+
+
+def _collected(example: Example, model: keras.Model, name: str, training: bool) -> tuple[Any, Any]:
+    """Return the shapes of what is collected inside a compiled call and outside."""
+
+    def call() -> Any:
+        with collect(model, name) as found:
+            example.call_model(model, training)
+        return [keras.ops.shape(leaf) for values in found.values() for leaf in keras.tree.flatten(values)]
+
+    return tf.function(call)(), call()
+
+
+@check(where="kwrap.Hook.call", way_out="let the layer's errors pass, or catch those only that the hook can put right")
+def errors_of_the_layer_pass(example: Example) -> None:
+    """An error of the layer reaches the caller as it is."""
+
+    class BrokenError(Exception):
+        pass
+
+    state = {"raises": False, "called": False}
+
+    def look(_: Any) -> None:
+        state["called"] = True
+        if state["raises"]:
+            raise BrokenError
+
+    wrapper = example.wrapped(layer=example.new_layer(probe(type(example.layer), look)))
+    state["called"] = False
+    example.call(wrapper)
+    if not state["called"]:
+        raise NotApplicable("the hook does not call the layer")
+    state["raises"] = True
+    try:
+        example.call(wrapper)
+    except BrokenError:
+        return
+    except Exception as error:
+        raise Wrong(f"the layer's error became {type(error).__name__}: {error}") from error
+    raise Wrong("the layer's error is swallowed")
+
+
+@check(
+    where="kwrap.WeightTarget",
+    way_out="follow `value.dtype`; compute wide in float32 and cast back, as a norm needs it",
+)
+def works_in_float16(example: Example) -> None:
+    """A layer in float16 works with the hook: same dtype, finite."""
+    _works_in(example, "float16")
+
+
+@check(where="kwrap.WeightTarget", way_out="follow `value.dtype`: no constants of float32, no NumPy arrays as factors")
+def works_in_bfloat16(example: Example) -> None:
+    """A layer in bfloat16 works with the hook: same dtype, finite."""
+    _works_in(example, "bfloat16")
+
+
+@check(
+    where="kwrap.WeightTarget",
+    way_out="`call` sees the compute dtype, `parametrize` the variable's: follow the tensor's",
+)
+def works_in_mixed_precision(example: Example) -> None:
+    """A layer of mixed precision works with the hook: its output in float16, its weights in float32."""
+    _works_in(example, "mixed_float16")
+
+
+def _works_in(example: Example, policy: str) -> None:
+    if not any(keras.backend.is_float_dtype(dtype) for dtype, _ in signature_of(example.call(example.new_layer()))):
+        raise NotApplicable("the layer's output is not floating")
+    layer = example.new_layer(dtype=policy)
+    wrapper = example.wrapped(layer=layer)
+    if policy.startswith("mixed"):
+        others = [target.name for target in wrapper.hooks[0].target_weights if target.dtype != "float32"]
+        if others:
+            raise Wrong(f"the weights {others} are no longer of float32")
+    for phase, training in _PHASES.items():
+        outputs = example.call(wrapper, training)
+        must_be_finite(outputs, f"the output in {phase} under {policy}")
+        if not example.hook.changes_output:
+            received, expected = signature_of(outputs), signature_of(example.call(layer, training))
+            if received != expected:
+                raise Wrong(f"in {phase} under {policy} the output is {received} instead of {expected}")
+
+
+def graph_ops(example: Example, layer: Any, training: bool = False) -> int:
+    """Return how many ops a graph of a layer's call has."""
+    function = tf.function(lambda: example.call(layer, training))
+    return len(function.get_concrete_function().graph.get_operations())
+
+
+class _RetracingLog(logging.Handler):
+    """Keeps what TensorFlow logs of functions that are traced again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record that is about tracing."""
+        if "retracing" in record.getMessage():
+            self.messages.append(record.getMessage().partition(". Tracing")[0])
+
+    def __enter__(self) -> "_RetracingLog":
+        logger = tf.get_logger()
+        self._level = logger.level
+        logger.addHandler(self)
+        logger.setLevel(logging.WARNING)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        tf.get_logger().removeHandler(self)
+        tf.get_logger().setLevel(self._level)
+
+
+def _compare_batches(example: Example, function: Callable[..., Any], eager: Callable[..., Any], phase: str) -> None:
+    for count in (2, 3):
+        inputs = keras.tree.map_structure(lambda array: _of_size(array, count), example.inputs)  # noqa: B023
+        tensors = keras.tree.map_structure(tf.constant, inputs)
+        must_be_close(function(tensors), eager(inputs), f"the output in {phase}, compiled, {count} in a batch")
+
+
+def _of_size(array: Any, count: int) -> Any:
+    return np.resize(array, (count, *array.shape[1:]))
+
+
+def _spec(array: Any) -> tf.TensorSpec:
+    return tf.TensorSpec((None, *array.shape[1:]), array.dtype)
+
+
+def _draws(example: Example) -> bool:
+    wrapper: Wrapper = example.wrapped()
+    return any("seed_generator" in variable.path for variable in wrapper.hooks[0].variables)
+
+
+def _contents(value: Any, depth: int = 0) -> Any:
+    """Return containers as data, all else as its identity, or its value if it is a number or a text."""
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if isinstance(value, dict) and depth < 4:
+        return {str(key): _contents(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple) and depth < 4:
+        return [_contents(item, depth + 1) for item in value]
+    return id(value)

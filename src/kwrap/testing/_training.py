@@ -1,0 +1,212 @@
+"""Checks of how a layer trains with a hook."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from kwrap._wrapper import Wrapper
+from kwrap.errors import KwrapError
+from kwrap.testing._check import NotApplicable, Wrong, check
+from kwrap.testing._compare import must_be_close, must_be_finite, must_be_same, values
+from kwrap.testing._example import Example
+from kwrap.testing._weights import constrained
+
+__all__: list[str] = []
+
+# Of a central difference in float32: enough to be far off rounding, and near enough for a curved function.
+_STEP = 1e-2
+
+
+@check(where="kwrap.Hook.parametrize", way_out="for a straight-through estimator, skip this check and say so")
+def gradients_match_finite_differences(example: Example) -> None:
+    """The gradients of weights, of the hook's own variables and of inputs are those of the function it computes."""
+    wrapper = example.wrapped()
+    _must_train(example, wrapper)
+    state = _State(wrapper)
+    inputs = keras.tree.map_structure(tf.constant, example.inputs)
+    floating = [tensor for tensor in keras.tree.flatten(inputs) if tensor.dtype.is_floating]
+    variables = wrapper.trainable_variables
+    with tf.GradientTape() as tape:
+        tape.watch(floating)
+        loss = example.loss(example.call(wrapper, True, inputs))
+    found = tape.gradient(loss, [*(variable.value for variable in variables), *floating])
+    generator = np.random.default_rng(0)
+    for index, variable in enumerate(variables):
+        direction = generator.choice([-1.0, 1.0], tuple(variable.shape))
+        value = keras.ops.convert_to_numpy(variable.value)
+        ends = []
+        for sign in (1.0, -1.0):
+            state.restore()
+            variable.assign((value + sign * _STEP * direction).astype(value.dtype))
+            ends.append(float(example.loss(example.call(wrapper, True, inputs))))
+        state.restore()
+        _compare_slope(found[index], direction, ends, variable.path)
+    for place, tensor in enumerate(keras.tree.flatten(inputs)):
+        if tensor.dtype.is_floating:
+            _check_input(example, wrapper, state, inputs, place, found[len(variables) :], generator)
+
+
+def _check_input(
+    example: Example, wrapper: Wrapper, state: "_State", inputs: Any, place: int, gradients: Any, generator: Any
+) -> None:
+    leaves = keras.tree.flatten(inputs)
+    direction = generator.choice([-1.0, 1.0], tuple(leaves[place].shape))
+    ends = []
+    for sign in (1.0, -1.0):
+        state.restore()
+        moved = [*leaves]
+        moved[place] = leaves[place] + tf.constant(sign * _STEP * direction, leaves[place].dtype)
+        ends.append(float(example.loss(example.call(wrapper, True, keras.tree.pack_sequence_as(inputs, moved)))))
+    state.restore()
+    floating = [index for index, leaf in enumerate(leaves) if leaf.dtype.is_floating]
+    _compare_slope(gradients[floating.index(place)], direction, ends, f"input {place}")
+
+
+def _compare_slope(gradient: Any, direction: Any, ends: list[float], name: str) -> None:
+    expected = (ends[0] - ends[1]) / (2 * _STEP)
+    dense = (
+        np.zeros(direction.shape) if gradient is None else keras.ops.convert_to_numpy(tf.convert_to_tensor(gradient))
+    )
+    received = float(np.sum(dense.astype("float64") * direction))
+    scale = float(np.sum(np.abs(dense))) + abs(expected)
+    # Of a difference: 1e-4 of its truth, and the rounding of the losses.
+    if abs(received - expected) > 2e-2 * scale + 1e-5 * max(map(abs, ends)) / _STEP:
+        raise Wrong(f"along a direction the gradient of {name} is {received:.5g}, and the difference {expected:.5g}")
+
+
+@check(where="kwrap.Hook.build", way_out="use each trainable variable in `call` or `parametrize`; else trainable=False")
+def its_own_variables_train(example: Example) -> None:
+    """Every trainable variable of the hook has a gradient."""
+    wrapper = example.wrapped()
+    variables = wrapper.hooks[0].trainable_variables
+    if not variables:
+        raise NotApplicable("it has no trainable variables")
+    with tf.GradientTape() as tape:
+        loss = example.loss(example.call(wrapper, True))
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    if without := [v.path for v, gradient in zip(variables, gradients, strict=True) if gradient is None]:
+        raise Wrong(f"{without} have no gradient")
+
+
+@check(where="kwrap.Hook.constrain", way_out="project at every step, whatever `step` is")
+def training_keeps_the_constraint(example: Example) -> None:
+    """After each step of training the stored weights are as `constrain` wants them."""
+    _must_train(example, wrapper := example.wrapped())
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    for step in range(3):
+        example.train_step(wrapper, optimizer)
+        _must_be_constrained(wrapper, f"after step {step}")
+
+
+@check(where="kwrap.Hook.constrain", way_out="kwrap_prune counts updates with its option `gradient_accumulation_steps`")
+def works_with_gradient_accumulation(example: Example) -> None:
+    """With an optimizer that updates at every second call, while `constrain` runs at each, the weights stay in order."""
+    model = example.model()
+    model.compile(keras.optimizers.SGD(0.05, gradient_accumulation_steps=2))
+    try:
+        example.wrapped_model(model)
+    except KwrapError as error:
+        if example.hook.name not in str(error):
+            raise Wrong(f"it is refused by an error that does not name the hook: {error}") from error
+        raise NotApplicable(f"refused: {error}") from error
+    wrapper = model.get_layer(example.layer.name)
+    _must_train(example, wrapper)
+    optimizer = keras.optimizers.SGD(0.05, gradient_accumulation_steps=2)
+    for step in range(4):
+        example.train_step(wrapper, optimizer)
+        _must_be_constrained(wrapper, f"after call {step} of the optimizer")
+    must_be_finite(example.call(wrapper), "the output after training")
+
+
+@check(where="kwrap.Hook", way_out="draw with `keras.random` and a `SeedGenerator`, as kwrap_noise does")
+def same_seed_same_run(example: Example) -> None:
+    """Two runs of the same seed (`keras.utils.set_random_seed`) give the same weights, to the bit."""
+    runs = []
+    for skipped in (0, 3):
+        wrapper = example.wrapped()
+        np.random.default_rng().random(skipped)
+        example.trained(wrapper)
+        runs.append((wrapper.variables, values(wrapper.variables)))
+    (variables, one), (_, other) = runs
+    must_be_same(one, other, "the second run", [variable.path for variable in variables])
+
+
+@check(
+    where="kwrap.Hook.call", way_out="`keras.random` with a `SeedGenerator`: NumPy draws once, when the graph is made"
+)
+def chance_is_not_frozen_in_a_graph(example: Example) -> None:
+    """What is drawn anew at each eager call is drawn anew at each call of a compiled function."""
+    if not example.random_in_training:
+        raise NotApplicable("nothing is drawn")
+    wrapper = example.wrapped()
+    function = tf.function(lambda: example.call(wrapper, True))
+    one, two = (keras.tree.map_structure(keras.ops.convert_to_numpy, function()) for _ in range(2))
+    if all(map(np.array_equal, keras.tree.flatten(one), keras.tree.flatten(two))):
+        raise Wrong("two calls of a compiled function give the same, and two eager calls do not")
+
+
+@check(
+    where="kwrap.Hook.call",
+    way_out="`keras.ops` and variables: no Python `if` on a tensor, no NumPy, no Python counter",
+)
+def a_compiled_step_is_an_eager_one(example: Example) -> None:
+    """Steps of training in a compiled function, traced once, give the weights and the state that eager ones give."""
+    _must_train(example, example.wrapped())
+    eager, compiled = example.wrapped(), example.wrapped()
+    optimizers = [keras.optimizers.SGD(0.05, momentum=0.9) for _ in range(2)]
+    for optimizer, wrapper in zip(optimizers, (eager, compiled), strict=True):
+        optimizer.build(wrapper.trainable_variables)
+    function = tf.function(lambda: example.train_step(compiled, optimizers[1]))
+    for _ in range(3):
+        example.train_step(eager, optimizers[0])
+        function()
+    if function.experimental_get_tracing_count() > 1:
+        raise Wrong(f"the step was traced {function.experimental_get_tracing_count()} times")
+    names = [variable.path for variable in eager.variables]
+    must_be_close(values(compiled.variables), values(eager.variables), "after compiled training", names, rtol=1e-3)
+
+
+@check(where="kwrap.wrap_model", way_out="nothing but variables changes during training")
+def fit_works(example: Example) -> None:
+    """`fit`, `evaluate` and `predict` of a compiled model work with the hook, and its losses are finite."""
+    model = example.wrapped_model()
+    if len(model.outputs) > 1 or not keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(model.outputs[0].dtype)
+    ):
+        raise NotApplicable("the layer has several outputs, or none that is floating")
+    targets = np.zeros(tuple(example.call_model(model).shape), "float32")
+    model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
+    losses = model.fit(example.data, targets, batch_size=len(targets), epochs=2, verbose=0).history["loss"]
+    must_be_finite(np.array([*losses, model.evaluate(example.data, targets, verbose=0)]), "the losses")
+    must_be_finite(model.predict(example.data, verbose=0), "what `predict` gives")
+
+
+class _State:
+    """The values of a wrapper's variables, to come back to: each look at the function starts from the same."""
+
+    def __init__(self, wrapper: Wrapper) -> None:
+        self._variables = wrapper.variables
+        self._values = values(self._variables)
+
+    def restore(self) -> None:
+        """Assign them."""
+        for variable, value in zip(self._variables, self._values, strict=True):
+            variable.assign(value)
+
+
+def _must_train(example: Example, wrapper: Wrapper) -> None:
+    """Raise NotApplicable unless there is something to train."""
+    if example.loss(example.call(wrapper)) is None:
+        raise NotApplicable("no output is floating")
+    if not wrapper.trainable_variables:
+        raise NotApplicable("there are no trainable variables")
+
+
+def _must_be_constrained(wrapper: Wrapper, when: str) -> None:
+    (hook,) = wrapper.hooks
+    if type(hook).overrides("constrain"):
+        for target in hook.target_weights:
+            stored = values([target.variable])
+            must_be_same([constrained(hook, target, stored[0])], stored, f"{target.name!r} {when}, constrained again")
