@@ -20,13 +20,17 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     monkeypatch.syspath_prepend(tmp_path)
     installed = set()
 
-    def install(name: str, source: str = "", *, distribution: str | None = None, version: str = "1.0") -> str:
+    def install(
+        name: str, source: str = "", *, distribution: str | None = None, version: str = "1.0", requires: str = ""
+    ) -> str:
         distribution = distribution or f"dist-{name}"
         module = f"module_of_{distribution.replace('-', '_')}"
         (tmp_path / f"{module}.py").write_text(source)
         metadata = tmp_path / f"{distribution.replace('-', '_')}-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")
+        needed = f"Requires-Dist: {requires}\n" if requires else ""
+        text = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n{needed}"
+        (metadata / "METADATA").write_text(text)
         (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
         importlib.invalidate_caches()
         installed.add(module)

@@ -2,6 +2,7 @@ import sys
 import threading
 import traceback
 import warnings
+from importlib.metadata import version
 
 import pytest
 
@@ -188,6 +189,42 @@ def test_a_warning_that_is_an_error_still_leaves_the_others_loaded(plugins, inst
     with pytest.raises(errors.PluginWarning, match="'bad'"):
         plugins.load()
     assert ask(plugins) == [("c", ["c"])]
+
+
+@pytest.mark.parametrize("requires", ["kwrap>=99", "KWRAP<0.1", "kwrap==99 ; python_version >= '3'"])
+def test_a_plugin_that_needs_another_kwrap_is_one_warning_with_the_way_out_and_is_not_imported(
+    plugins, install, requires
+):
+    module = install("late", "1 / 0", version="0.3", requires=requires)
+    install("c", TARGETS.format(answer=["c"]), requires="kwrap>=0.1")
+    (warning,) = load(plugins)
+    assert warning.plugin == "late"
+    needed = requires.partition(" ;")[0].lower()
+    said = f"'late' (dist-late 0.3) needs {needed}, and this is kwrap {version('kwrap')}: pip install --upgrade kwrap"
+    assert said in str(warning)
+    assert module not in sys.modules
+    assert statuses(plugins) == {"c": "loaded", "late": "incompatible"}
+    assert ask(plugins) == [("c", ["c"])]
+    assert load(plugins) == []
+
+
+@pytest.mark.parametrize("requires", ["kwrap", "kwrap>=0.1.dev0,<99", "kwrap>=99 ; extra == 'new'", "keras>=99", ">="])
+def test_a_plugin_whose_needs_are_met_or_are_not_of_kwrap_is_loaded(plugins, install, requires):
+    install("a", TARGETS.format(answer=["a"]), requires=requires)
+    assert load(plugins) == []
+    assert ask(plugins) == [("a", ["a"])]
+
+
+def test_a_blocked_plugin_that_needs_another_kwrap_is_only_blocked(plugins, install, monkeypatch):
+    install("late", "1 / 0", requires="kwrap>=99")
+    monkeypatch.setenv("KWRAP_BLOCK", "late")
+    assert load(plugins) == []
+    assert statuses(plugins) == {"late": "blocked"}
+
+
+def test_a_hook_of_a_plugin_that_needs_another_kwrap_is_an_error_that_says_so(plugins, install):
+    install("late", requires="kwrap>=99")
+    assert plugins.list()[0].unusable_because.startswith("which needs kwrap>=99, and this is kwrap ")
 
 
 def test_two_distributions_with_one_plugin_name_are_both_loaded_with_one_warning(plugins, install):

@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import version as version_of
 from typing import Any, Final, Literal, final
 
 import pluggy
+from packaging.requirements import InvalidRequirement, Requirement
 
 from kwrap import hookspecs
 from kwrap.errors import KwrapError, PluginAnswerError, PluginWarning, UnknownPluginError, listed, nearest
@@ -24,13 +26,17 @@ __all__ = ["GROUP", "Plugin", "Plugins", "plugins"]
 GROUP: Final = "kwrap"
 _QUESTIONS: Final = tuple(name for name in hookspecs.__all__ if name.startswith("kwrap_"))
 
-Status = Literal["installed", "loaded", "blocked", "broken"]
+Status = Literal["installed", "loaded", "blocked", "broken", "incompatible"]
 Answers = list[tuple[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugin:
-    """An installed plugin, and what has become of it; `error` is why it is broken, with its traceback."""
+    """An installed plugin, and what has become of it.
+
+    `error` is why it is broken, with its traceback; `needs` which kwrap its distribution asks for (">=0.2"), if this is
+    not one: it is incompatible then, and not loaded.
+    """
 
     name: str
     module: str
@@ -38,6 +44,7 @@ class Plugin:
     version: str
     status: Status = "installed"
     error: BaseException | None = None
+    needs: str | None = None
 
     @property
     def origin(self) -> str:
@@ -46,7 +53,7 @@ class Plugin:
 
     @property
     def usable(self) -> bool:
-        """Tell whether the plugin's hooks can be looked up: neither blocked nor broken."""
+        """Tell whether the plugin's hooks can be looked up: neither blocked, nor broken, nor incompatible."""
         return self.status in ("installed", "loaded")
 
     @property
@@ -55,6 +62,8 @@ class Plugin:
         if self.status == "blocked":
             way_out = f"kwrap.plugins.unblock({self.name!r}), or change KWRAP_BLOCK or KWRAP_PLUGINS"
             return f"which is blocked: {way_out} in the environment"
+        if self.status == "incompatible":
+            return f"which {_unmet(self)}"
         return f"which is broken: {_reason(self)}"
 
     def __str__(self) -> str:
@@ -170,13 +179,15 @@ class Plugins:
         error = self._errors.get(plugin)
         if self._is_blocked(plugin):
             return replace(plugin, status="blocked", error=error)
+        if plugin.needs is not None:
+            return replace(plugin, status="incompatible")
         if error is not None:
             return replace(plugin, status="broken", error=error)
         return replace(plugin, status="loaded") if plugin in self._managers else plugin
 
     def _load_one(self, plugin: Plugin, entry_point: EntryPoint) -> PluginWarning | None:
         tried = plugin in self._managers or plugin in self._errors or plugin in self._loading
-        if tried or self._is_blocked(plugin):
+        if tried or self._is_blocked(plugin) or plugin.needs is not None:
             return None
         self._loading.add(plugin)
         try:
@@ -190,8 +201,15 @@ class Plugins:
         return None
 
     def _name_problems(self) -> Iterable[PluginWarning]:
-        """Return a warning, once, for each name that two distributions have and each that `KWRAP_PLUGINS` misspells."""
-        problems = {}
+        """Return a warning, once, for each name that is not as it should be.
+
+        Its plugin needs another kwrap, two distributions have it, or `KWRAP_PLUGINS` misspells it.
+        """
+        problems = {
+            plugin.name: f" ({plugin.origin}) {_unmet(plugin)} It is left out."
+            for plugin in self._find()
+            if plugin.needs is not None and not self._is_blocked(plugin)
+        }
         for name, count in Counter(plugin.name for plugin in self._find() if not self._is_blocked(plugin)).items():
             if count > 1:
                 origins = " and ".join(plugin.origin for plugin in self._find() if plugin.name == name)
@@ -208,7 +226,32 @@ def _describe(entry_point: EntryPoint) -> Plugin:
     module = entry_point.value.partition(":")[0].strip()
     source = entry_point.dist
     distribution, version = (source.name, source.version) if source else ("unknown", "unknown")
-    return Plugin(name=entry_point.name, module=module, distribution=distribution, version=version)
+    needs = _unmet_requirement((source.requires if source else None) or ())
+    return Plugin(name=entry_point.name, module=module, distribution=distribution, version=version, needs=needs)
+
+
+def _unmet_requirement(requirements: Iterable[str]) -> str | None:
+    """Return which kwrap a distribution's metadata ask for, if this is not one."""
+    for text in requirements:
+        try:
+            needed = Requirement(text)
+        except InvalidRequirement:  # of an old package; pip has its own opinion of it
+            continue
+        counts = needed.name.lower() == hookspecs.PROJECT and (
+            needed.marker is None or needed.marker.evaluate({"extra": ""})
+        )
+        # A version under development may have what the next one will have.
+        if counts and not needed.specifier.contains(version_of("kwrap"), prereleases=True):
+            return str(needed.specifier)
+    return None
+
+
+def _unmet(plugin: Plugin) -> str:
+    """Return which kwrap an incompatible plugin needs, and the way out."""
+    return (
+        f"needs kwrap{plugin.needs}, and this is kwrap {version_of('kwrap')}: "
+        f"pip install --upgrade kwrap {plugin.distribution}."
+    )
 
 
 def _names_in(variable: str) -> set[str] | None:

@@ -10,8 +10,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Name → what `kwrap --help` says of it, so that help imports no command: some import TensorFlow, which takes seconds.
 COMMANDS = {
+    "bench": "Measure what hooks cost: the wrapped model against the bare one.",
     "demo": "Wrap, fine-tune, save, load and unwrap a small network.",
+    "diff": "Compare two models: weights, hooks and outputs.",
+    "hooks": "List the hooks there are, or describe one.",
+    "new-plugin": "Write a package with a hook, its tests and what else a plugin needs.",
+    "plan": "Show which layers hooks would go on.",
     "plugins": "List the installed plugins.",
+    "show": "Show a model's layers, hooks, sparsity and sizes.",
+    "unwrap": "Take hooks off a model.",
+    "wrap": "Put hooks on a model.",
 }
 
 
@@ -29,7 +37,7 @@ class LazyGroup(click.Group):
             self._ask_plugins()
         name, command, rest = super().resolve_command(ctx, args)
         if name in COMMANDS:
-            command = getattr(import_module(f"kwrap_cli.{name}"), name)
+            command = command_of(name)
         return name, command, rest
 
     def _ask_plugins(self) -> None:
@@ -41,6 +49,13 @@ class LazyGroup(click.Group):
             plugins.answers("kwrap_commands", cli=self)
         except PluginAnswerError as error:
             raise click.ClickException(str(error)) from error
+
+
+def command_of(name: str) -> click.Command:
+    """Return one of kwrap's own commands, from the module of its name."""
+    attribute = name.replace("-", "_")
+    command: click.Command = getattr(import_module(f"kwrap_cli.{attribute}"), attribute)
+    return command
 
 
 @click.group(

@@ -10,6 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from kwrap_cli._command import ModelCommand
+
 if TYPE_CHECKING:
     import keras
 
@@ -21,7 +23,7 @@ SPARSITY = {"conv_1": 0.5, "conv_2": 0.8, "hidden": 0.9}
 NEEDED = "the extra kwrap[demo]; in a clone: pip install '.[demo]' plugins/kwrap-prune plugins/kwrap-noise"
 
 
-@click.command
+@click.command(cls=ModelCommand)
 @click.option("--seed", default=0, show_default=True, help="Seed of the split, the weights and the noise.")
 def demo(seed: int) -> None:
     """Train a small network on scikit-learn's digits, wrap a copy, fine-tune it, save, load and unwrap it.

@@ -1,0 +1,145 @@
+"""What the commands share: bad input as one line with exit code 2, `--debug`, and options that several have."""
+
+import importlib
+import os
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+__all__ = [
+    "BadInput",
+    "Command",
+    "ModelCommand",
+    "as_json",
+    "force",
+    "hooks_and_places",
+    "imports",
+    "model_file",
+    "output_file",
+]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class BadInput(click.ClickException):
+    """What was given cannot be used; the message says why, and the way out."""
+
+    exit_code = 2
+
+
+class Command(click.Command):
+    """A command that tells bad input in one line and exits with 2; `--debug` shows the traceback above it.
+
+    Bad input is a `BadInput`, an error of `kwrap.errors`, or one of the operating system. Any other error is a fault of
+    kwrap's own, and stays a traceback. Warnings are one line each, on stderr.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        debug = click.Option(
+            ["--debug"], is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
+        )
+        self.params.append(debug)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _print_warning
+                return super().invoke(ctx)
+        except Exception as error:
+            if not isinstance(error, (BadInput, OSError, *_errors_of_kwrap())):
+                raise
+            if ctx.meta.get("kwrap.debug"):
+                traceback.print_exception(error)
+            raise BadInput(" ".join(str(error).split())) from error
+
+
+class ModelCommand(Command):
+    """A command that works on models, and so imports TensorFlow, without its lines about itself."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Import kwrap, then run the command."""
+        if "kwrap" not in sys.modules:
+            _import_quietly()
+        return super().invoke(ctx)
+
+
+def _import_quietly() -> None:
+    """Import kwrap; what is written on stderr meanwhile is shown only if that fails.
+
+    TensorFlow's C++ writes there before it reads TF_CPP_MIN_LOG_LEVEL, past Python's `sys.stderr`.
+    """
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            importlib.import_module("kwrap")
+        except BaseException:
+            written.seek(0)
+            os.write(stderr, written.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+def _remember(context: click.Context, _: click.Parameter, debug: bool) -> None:
+    context.meta["kwrap.debug"] = debug
+
+
+def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
+
+
+def _errors_of_kwrap() -> tuple[type[Exception], ...]:
+    """Return the base of kwrap's errors; none while kwrap is not imported, for importing it takes seconds."""
+    errors = sys.modules.get("kwrap.errors")
+    return (errors.KwrapError,) if errors else ()
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+force = click.option("--force", is_flag=True, help="Overwrite what is there.")
+imports = click.option(
+    "--import",
+    "modules",
+    multiple=True,
+    metavar="MODULE",
+    help="Import a module first that registers classes or hooks of your own; also from this folder. Repeatable.",
+)
+model_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+output_file = click.option(
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The .keras file to write."
+)
+_options_of_hooks = (
+    click.option(
+        "--hook",
+        "hooks",
+        multiple=True,
+        metavar="NAME[:OPTION=VALUE,...][@WHERE,...]",
+        help="A hook to put on, e.g. prune:schedule.target_sparsity=0.8@conv*. Repeatable, outermost first.",
+    ),
+    click.option(
+        "--where",
+        multiple=True,
+        metavar="WHERE",
+        help="The layers of hooks without an @: a pattern on the path, e.g. 'block_*/**', or a class of Keras, e.g. "
+        "keras.layers.Dense. Repeatable.",
+    ),
+    click.option("--exclude", multiple=True, metavar="WHERE", help="The layers to leave out. Repeatable."),
+)
+
+
+def hooks_and_places(function: Function) -> Function:
+    """Add `--hook`, `--where` and `--exclude` to a command."""
+    for option in reversed(_options_of_hooks):
+        function = option(function)
+    return function

@@ -1,0 +1,66 @@
+"""How commands print: a table for people, or the same as JSON."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["console", "print_result", "size", "table"]
+
+# In a pipe or a file: what a table of paths and hooks needs, so that a row is a line.
+_WIDTH_OF_FILES = 200
+
+
+def print_result(shown: RenderableType, data: Any, *, as_json: bool) -> None:
+    """Print `data` as JSON, or else what is shown to people."""
+    if as_json:
+        click.echo(json.dumps(_json_values(data), indent=2))
+    else:
+        console().print(shown)
+
+
+def console() -> Console:
+    """Return the console to print on; its width is the terminal's, or what COLUMNS says."""
+    limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if limited else _WIDTH_OF_FILES, highlight=False)
+
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    right: Iterable[str] = (),
+) -> Table:
+    """Return a table; the columns named in `right` are of numbers."""
+    made = Table(title=None if title is None else Text(title), caption=None if caption is None else Text(caption))
+    for name in columns:
+        made.add_column(name, justify="right" if name in set(right) else "left")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))  # a name may look like markup
+    return made
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people: 512 B, 1.5 kB, 3.2 MB."""
+    if count < 1000:
+        return f"{count} B"
+    power = min(int(math.log10(count) / 3), 4)
+    return f"{count / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def _json_values(value: Any) -> Any:
+    """Return `value` with numbers that JSON lacks, infinities and NaN, as text."""
+    if isinstance(value, dict):
+        return {key: _json_values(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_values(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
