@@ -1,6 +1,9 @@
 """What all tests share: those of kwrap, of its plugins, and the documents' code blocks."""
 
+import doctest
 import os
+import re
+import shlex
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Before TensorFlow is imported, which reads it then.
 
@@ -8,8 +11,8 @@ import tempfile
 from typing import Any
 
 import pytest
-from sybil import Sybil
-from sybil.parsers.myst import PythonCodeBlockParser
+from sybil import Example, Sybil
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
@@ -37,9 +40,45 @@ def _leave_document(namespace: dict[str, Any]) -> None:
     namespace["_folder"].cleanup()
 
 
+def replay(session: str) -> str | None:
+    """Run the commands of a recorded session of `kwrap`; return what they print otherwise, or None.
+
+    In this process, in the current folder, with 100 columns. `...` stands for anything within what is printed, such as
+    a size or a time; spaces at a line's ends, and how many there are in a row, do not count. A session of other
+    commands is not run.
+    """
+    from click.testing import CliRunner
+
+    from kwrap_cli import main
+
+    commands = re.split(r"^\$ ", session.replace("\\\n", ""), flags=re.MULTILINE)[1:]
+    if not all(re.match(r"(kwrap (?!demo\n)|echo \$\?)", command) for command in commands):
+        return None
+    code = 0
+    for command in commands:
+        line, _, expected = command.partition("\n")
+        if line == "echo $?":
+            printed = f"{code}\n"
+        else:
+            run = CliRunner(env={"COLUMNS": "100"}).invoke(main, shlex.split(line)[1:], prog_name="kwrap")
+            printed, code = run.output, run.exit_code
+        want, got = (_with_single_spaces(text) for text in (expected, printed))
+        if not doctest.OutputChecker().check_output(want, got, doctest.ELLIPSIS):
+            return f"$ {line}\nprints\n{printed}\ninstead of\n{expected}"
+    return None
+
+
+def _with_single_spaces(text: str) -> str:
+    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines()) + "\n"
+
+
+def _evaluate_session(example: Example) -> str | None:
+    return replay(example.parsed)
+
+
 pytest_collect_file = Sybil(
     path=HERE,
-    parsers=[PythonCodeBlockParser()],
+    parsers=[PythonCodeBlockParser(), CodeBlockParser("console", _evaluate_session)],
     patterns=["*.md"],
     excludes=["docs/_build/*.md"],
     setup=_enter_document,

@@ -39,6 +39,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     yield install
     for module in installed:
         sys.modules.pop(module, None)
+    _plugins.plugins.rescan()  # which may have looked in the wrong group
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -64,8 +65,8 @@ def _check_kind(path: Path) -> None:
 def _reason(error: Exception) -> str:
     """Return why a file cannot be loaded, and the way out."""
     text = " ".join(str(error).split())
-    if "Could not locate" in text:
-        name = text.partition("'")[2].partition("'")[0]
+    if unknown := re.search(r"Could not locate \w+ '([^']*)'|Unknown [\w ]+: '([^']*)'", text):  # .keras, .h5
+        name = unknown[1] or unknown[2]
         return f"nobody registered {name!r}, which it needs. Name the module that does: --import MODULE."
     shortened = text if len(text) < _LONGEST_REASON else text[:_LONGEST_REASON] + " ..."
     return f"{type(error).__name__}: {shortened}"

@@ -17,11 +17,7 @@ _OPEN_LENGTH = 16
 
 def read_inputs(model: keras.Model, path: Path) -> Any:
     """Return the inputs in a .npy file of one array, or a .npz file of one array an input, by the inputs' names."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = dict(loaded.items()) if isinstance(loaded, np.lib.npyio.NpzFile) else loaded
-    except (ValueError, EOFError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as .npy or .npz: {error}") from error
+    arrays = _read(path)
     structure = _structure(model)
     if structure is None:
         if isinstance(arrays, dict):
@@ -35,6 +31,18 @@ def read_inputs(model: keras.Model, path: Path) -> Any:
     if not isinstance(arrays, dict) or not set(names) <= set(arrays):
         raise BadInput(f"{path} has to be a .npz file with an array for each input of {model.name!r}: {names}.")
     return keras.tree.pack_sequence_as(structure, [arrays[name] for name in names])
+
+
+def _read(path: Path) -> Any:
+    """Return the array of a .npy file, or the arrays of a .npz file by name."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            return dict(loaded.items())
+    except (ValueError, EOFError, OSError) as error:
+        raise BadInput(f"{path} cannot be read as .npy or .npz: {error}") from error
 
 
 def random_inputs(model: keras.Model, batch: int, seed: int) -> Any:

@@ -126,7 +126,7 @@ def keras_object(name: str) -> Any:
     """Return what is public in Keras under a dotted name, such as keras.layers.Dense; None if there is nothing."""
     found: Any = keras
     for part in name.split(".")[1:]:
-        found = None if part.startswith("_") else getattr(found, part, None)
+        found = None if part.startswith("_") or part == "src" else getattr(found, part, None)
     return None if inspect.ismodule(found) else found
 
 

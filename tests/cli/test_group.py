@@ -1,30 +1,69 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from importlib.metadata import entry_points, version
+from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from kwrap import _plugins
 from kwrap_cli import main
-from kwrap_cli._group import COMMANDS
+from kwrap_cli._group import COMMANDS, command_of
 
 HEAVY = ("kwrap", "keras", "tensorflow")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins"], ["plugins", "--help"]])
-def test_what_needs_no_model_imports_neither_kwrap_nor_tensorflow(arguments: list[str]) -> None:
+LIGHT = [
+    ["--help"],
+    ["--version"],
+    ["plugins"],
+    ["plugins", "--json"],
+    ["new-plugin", "made_in_a_test"],
+    *([name, "--help"] for name in COMMANDS),
+]
+
+
+def test_what_needs_no_model_imports_neither_kwrap_nor_tensorflow(tmp_path: Path) -> None:
     code = f"""
 import sys
 from kwrap_cli import main
-main({arguments!r}, standalone_mode=False)
-print("imported:", [name for name in {HEAVY!r} if name in sys.modules])
+for arguments in {LIGHT!r}:
+    main(arguments, standalone_mode=False)
+    print("imported:", [name for name in {HEAVY!r} if name in sys.modules])
 """
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert output.splitlines()[-1] == "imported: []"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    imported = [line for line in done.stdout.splitlines() if line.startswith("imported:")]
+    assert imported == ["imported: []"] * len(LIGHT)
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "completed"),
+    [
+        ([], "pl", ["plan", "plugins"]),
+        (["wrap"], "--h", ["--hook", "--help"]),
+        (["new-plugin", "--license"], "", ["Apache-2.0", "BSD-3-Clause", "MIT"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_choices(
+    words: list[str], incomplete: str, completed: list[str]
+) -> None:
+    complete = BashComplete(main, {}, "kwrap", "_KWRAP_COMPLETE")
+    assert [item.value for item in complete.get_completions(words, incomplete)] == completed
+
+
+def test_a_shell_is_given_a_script_that_asks_for_completions() -> None:
+    result = CliRunner(env={"_KWRAP_COMPLETE": "zsh_source"}).invoke(main, prog_name="kwrap")
+    assert result.output.startswith("#compdef kwrap")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_prints_json_where_it_has_a_table_and_shows_tracebacks(name: str) -> None:
+    options = {option for parameter in command_of(name).params for option in parameter.opts}
+    assert "--debug" in options
+    assert ("--json" in options) == (name not in ("demo", "new-plugin"))
 
 
 def test_help_lists_every_command_with_what_it_does() -> None:
@@ -36,8 +75,9 @@ def test_help_lists_every_command_with_what_it_does() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_is_in_the_module_of_its_name(name: str) -> None:
-    command = getattr(import_module(f"kwrap_cli.{name}"), name)
-    assert isinstance(command, click.Command)
+    command = command_of(name)
+    assert command.callback is not None
+    assert command.callback.__module__ == f"kwrap_cli.{name.replace('-', '_')}"
     assert command.name == name
 
 

@@ -1,0 +1,35 @@
+import pytest
+
+from kwrap_cli._timing import interleaved
+
+
+def test_prediction_and_training_are_measured_wrapped_and_bare(data):
+    shown = data("bench", "wrapped.keras", "--repeats", "2", "--batch", "2")
+    assert [row["what"] for row in shown["medians"]] == ["predict", "train"]
+    for row in shown["medians"]:
+        assert row["bare_ms"] > 0
+        assert row["ratio"] == row["wrapped_ms"] / row["bare_ms"]
+
+
+def test_hooks_may_be_given_for_a_plain_file(run, models):
+    before = (models / "plain.keras").read_bytes()
+    output = run("bench", "plain.keras", "--hook", "prune@conv", "--repeats", "1", "--batch", "1").output
+    assert "medians of 1 calls, 1 samples each" in output
+    assert (models / "plain.keras").read_bytes() == before
+
+
+def test_without_any_hook_it_is_refused(refused):
+    assert "no hook is on the model in plain.keras: give some with --hook" in refused("bench", "plain.keras")
+
+
+def test_calls_are_in_turn_and_which_is_first_alternates():
+    calls = []
+    one, other = interleaved(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    assert "".join(calls) == "abab" + "ab" + "ba" + "ab"
+    assert one > 0
+    assert other > 0
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--batch"])
+def test_counts_below_one_are_refused(run, option):
+    assert run("bench", "wrapped.keras", option, "0").exit_code == 2
