@@ -1,11 +1,13 @@
 """What tells two models apart: weights, hooks, outputs."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 import kwrap
+from kwrap._selection import places
 from kwrap_cli._contents import contents, value_of
 from kwrap_cli._inputs import call
 
@@ -16,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 def different_weights(one: keras.Model, other: keras.Model) -> Rows:
     """Return the weights that only one of two models has, or with other values: weight, what differs, by how much."""
-    first, second = _weights(one), _weights(other)
+    first, second = _weights(one, {}), _weights(other, _alignment(one, other))
     rows: Rows = []
     for name in dict.fromkeys((*first, *second)):
         if name not in first or name not in second:
@@ -32,7 +34,7 @@ def different_weights(one: keras.Model, other: keras.Model) -> Rows:
 
 def different_hooks(one: keras.Model, other: keras.Model) -> Rows:
     """Return the hooks that only one of two models has, or with other options or state: layer, hook, what differs."""
-    first, second = _hooks(one), _hooks(other)
+    first, second = _hooks(one, {}), _hooks(other, _alignment(one, other))
     rows: Rows = []
     for path, name in dict.fromkeys((*first, *second)):
         a, b = first.get((path, name)), second.get((path, name))
@@ -71,16 +73,29 @@ def _unequal(a: Any, b: Any) -> int:
     return int(np.sum((a != b) & ~np.asarray(both_nan)))
 
 
-def _weights(model: keras.Model) -> dict[str, Any]:
+def _alignment(one: keras.Model, other: keras.Model) -> dict[str, str]:
+    """Return the paths of `other` and, of each, that of the same layer in `one`.
+
+    By position, where both have layers of the same types all along: automatic names count on from one model to the
+    next. By path otherwise, which is what nothing is returned for.
+    """
+    first, second = places(one), places(other)
+    alike = [(place.path.count("/"), type(place.layer)) for place in first] == [
+        (place.path.count("/"), type(place.layer)) for place in second
+    ]
+    return {b.path: a.path for a, b in zip(first, second, strict=True)} if alike else {}
+
+
+def _weights(model: keras.Model, paths: Mapping[str, str]) -> dict[str, Any]:
     return {
-        f"{layer.place.path}/{name}".lstrip("/"): value_of(weight)
+        f"{paths.get(layer.place.path, layer.place.path)}/{name}".lstrip("/"): value_of(weight)
         for layer in contents(model)
         for name, weight in layer.weights.items()
     }
 
 
-def _hooks(model: keras.Model) -> dict[tuple[str, str], kwrap.Hook]:
-    return {(path, hook.name): hook for path, hook in kwrap.find_hooks(model)}
+def _hooks(model: keras.Model, paths: Mapping[str, str]) -> dict[tuple[str, str], kwrap.Hook]:
+    return {(paths.get(path, path), hook.name): hook for path, hook in kwrap.find_hooks(model)}
 
 
 def _differing(a: kwrap.Hook, b: kwrap.Hook) -> list[str]:

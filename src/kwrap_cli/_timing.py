@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 import kwrap
+from kwrap_cli._command import BadInput
 from kwrap_cli._inputs import call, random_inputs
 
 __all__ = ["interleaved", "measured"]
@@ -28,8 +29,11 @@ def measured(wrapped: keras.Model, *, batch: int, repeats: int) -> list[dict[str
 
 def interleaved(one: Callable[[], object], other: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Return the median times of two functions in milliseconds, called in turn; which is first alternates."""
-    for _ in range(_WARM_UP):
-        one(), other()
+    try:
+        for _ in range(_WARM_UP):
+            one(), other()
+    except Exception as error:  # of any kind: not every model runs on random inputs, or trains
+        raise BadInput(f"the model cannot be run: {type(error).__name__}: {error}") from error
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 == 0 else (1, 0):

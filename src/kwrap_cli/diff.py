@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Group
@@ -41,11 +42,15 @@ def diff(a: Path, b: Path, inputs: Path | None, batch: int, seed: int, modules: 
     same = not weights and not hooks and all(output["largest"] == 0 for output in outputs)
     data = {"a": str(a), "b": str(b), "same": same, "weights": weights, "hooks": hooks, "outputs": outputs}
     tables = [
-        table(("weight", "differs", "by at most"), [tuple(row.values()) for row in weights], title="weights"),
-        table(("layer", "hook", "differs"), [tuple(row.values()) for row in hooks], title="hooks"),
-        table(("output", "differs by at most"), [tuple(row.values()) for row in outputs], title="outputs"),
+        table(("weight", "differs", "by at most"), map(_cells, weights), title="weights"),
+        table(("layer", "hook", "differs"), map(_cells, hooks), title="hooks"),
+        table(("output", "differs by at most"), map(_cells, outputs), title="outputs"),
     ]
     found = [one for one, rows in zip(tables, (weights, hooks, outputs), strict=True) if rows]
     print_result(Group(*found, f"same: {'yes' if same else 'no'}"), data, as_json=as_json)
     if not same:
         raise SystemExit(1)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in row.values()]

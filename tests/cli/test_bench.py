@@ -1,5 +1,6 @@
 import pytest
 
+from kwrap_cli._command import BadInput
 from kwrap_cli._timing import interleaved
 
 
@@ -20,6 +21,11 @@ def test_hooks_may_be_given_for_a_plain_file(run, models):
 
 def test_without_any_hook_it_is_refused(refused):
     assert "no hook is on the model in plain.keras: give some with --hook" in refused("bench", "plain.keras")
+
+
+def test_a_model_that_cannot_be_run_is_refused_with_the_reason():
+    with pytest.raises(BadInput, match="the model cannot be run: ZeroDivisionError"):
+        interleaved(lambda: 1 / 0, lambda: None, 1)
 
 
 def test_calls_are_in_turn_and_which_is_first_alternates():

@@ -78,6 +78,17 @@ def test_weights_that_one_model_lacks_or_has_in_another_shape_are_named(data, tm
     assert shown["outputs"][0]["largest"] == "shapes (8, 3) and (8, 32)"
 
 
+def test_layers_of_automatic_names_are_the_same_where_the_models_are_built_alike(run, data, tmp_path):
+    inputs = keras.Input((3, 4))
+    attended = keras.layers.MultiHeadAttention(1, 2)(inputs, inputs)  # names its softmax anew in each model
+    keras.Model(inputs, attended).save(tmp_path / "bare.keras")
+    run("wrap", str(tmp_path / "bare.keras"), "-o", str(tmp_path / "a.keras"), "--hook", "noise@**/softmax*")
+    shown = data("diff", str(tmp_path / "a.keras"), str(tmp_path / "a.keras"))
+    assert (shown["same"], shown["hooks"]) == (True, [])
+    shown = data("diff", str(tmp_path / "a.keras"), str(tmp_path / "bare.keras"), code=1)
+    assert [hook["differs"] for hook in shown["hooks"]] == ["only in A"]
+
+
 def test_inputs_that_are_not_the_models_are_refused(refused, tmp_path):
     np.save(tmp_path / "wrong.npy", np.ones((2, 5), "float32"))
     said = refused("diff", "plain.keras", "plain.keras", "--input", str(tmp_path / "wrong.npy"))

@@ -1,5 +1,6 @@
 """What `kwrap new-plugin` writes, as its author has it: installed in a fresh environment, tested, linted, typed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -63,7 +64,6 @@ def test_it_is_clean_by_its_own_settings(run: Run, arguments: tuple[str, ...]) -
     run(*arguments)
 
 
-def test_its_hook_works_from_the_terminal(run: Run) -> None:
-    shown = run("kwrap_cli", "hooks", NAME, "--json").stdout
-    assert '"plugin": "l2_norm"' in shown
-    assert '"option": "factor"' in shown
+def test_it_is_listed_as_what_it_is(run: Run) -> None:
+    rows = {row["plugin"]: row for row in json.loads(run("kwrap_cli", "plugins", "--json").stdout)["plugins"]}
+    assert list(rows[NAME].values()) == [NAME, "kwrap-l2-norm", "0.1.0", "kwrap_l2_norm", "on"]
