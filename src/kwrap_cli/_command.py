@@ -17,11 +17,13 @@ __all__ = [
     "Command",
     "ModelCommand",
     "as_json",
+    "debug_option",
     "force",
     "hooks_and_places",
     "imports",
     "model_file",
     "output_file",
+    "raise_bad_input",
 ]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -42,10 +44,7 @@ class Command(click.Command):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        debug = click.Option(
-            ["--debug"], is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
-        )
-        self.params.append(debug)
+        self.params.append(debug_option())
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -54,11 +53,8 @@ class Command(click.Command):
                 warnings.showwarning = _print_warning
                 return super().invoke(ctx)
         except Exception as error:
-            if not isinstance(error, (BadInput, OSError, *_errors_of_kwrap())):
-                raise
-            if ctx.meta.get("kwrap.debug"):
-                traceback.print_exception(error)
-            raise BadInput(" ".join(str(error).split())) from error
+            raise_bad_input(ctx, error)
+            raise
 
 
 class ModelCommand(Command):
@@ -92,8 +88,23 @@ def _import_quietly() -> None:
             os.close(stderr)
 
 
+def debug_option() -> click.Option:
+    """Return the option `--debug`, whose value `raise_bad_input` finds in the context."""
+    return click.Option(
+        ["--debug"], is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
+    )
+
+
+def raise_bad_input(ctx: click.Context, error: Exception) -> None:
+    """Raise `error` as a `BadInput` of one line if it is bad input; with `--debug`, print its traceback before."""
+    if isinstance(error, (BadInput, OSError, *_errors_of_kwrap())):
+        if ctx.meta.get("kwrap.debug"):
+            traceback.print_exception(error)
+        raise BadInput(" ".join(str(error).split())) from error
+
+
 def _remember(context: click.Context, _: click.Parameter, debug: bool) -> None:
-    context.meta["kwrap.debug"] = debug
+    context.meta["kwrap.debug"] = debug or context.meta.get("kwrap.debug", False)
 
 
 def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -2,8 +2,11 @@
 
 import os
 from importlib import import_module
+from typing import Any
 
 import click
+
+from kwrap_cli._command import debug_option, raise_bad_input
 
 # Read when a command imports TensorFlow, whose start-up lines are no output of ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -40,6 +43,16 @@ class LazyGroup(click.Group):
             command = command_of(name)
         return name, command, rest
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what a plugin's command raises of kwrap's errors is told as for kwrap's own."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException:
+            raise
+        except Exception as error:
+            raise_bad_input(ctx, error)
+            raise
+
     def _ask_plugins(self) -> None:
         """Let plugins add commands; only now, for it imports kwrap, with TensorFlow, and every plugin."""
         from kwrap._plugins import plugins
@@ -61,6 +74,7 @@ def command_of(name: str) -> click.Command:
 @click.group(
     cls=LazyGroup,
     commands={name: click.Command(name, short_help=summary) for name, summary in COMMANDS.items()},
+    params=[debug_option()],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="kwrap")

@@ -136,8 +136,9 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(refused, t
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.keras", b"precious")]
 
 
-def test_debug_shows_the_traceback_above_the_line(run):
-    result = run("plan", "plain.keras", "--hook", "prun", "--debug")
+@pytest.mark.parametrize("arguments", [("--debug", "plan"), ("plan", "--debug")])
+def test_debug_shows_the_traceback_above_the_line(run, arguments):
+    result = run(*arguments, "plain.keras", "--hook", "prun")
     assert result.exit_code == 2
     lines = result.stderr.splitlines()
     assert lines[0] == "Traceback (most recent call last):"

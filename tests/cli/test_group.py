@@ -143,6 +143,17 @@ def test_a_plugin_cannot_take_the_place_of_kwraps_own_command(group: click.Group
     assert "hello" not in CliRunner().invoke(group, ["plugins"]).output
 
 
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_what_a_plugins_command_raises_of_kwraps_errors_is_one_line(
+    group: click.Group, install: Callable[..., str], debug: list[str]
+) -> None:
+    install("greeting", COMMAND.replace('click.echo("hello")', 'raise kwrap.errors.KwrapError("not\\ntoday")'))
+    result = CliRunner().invoke(group, [*debug, "greet"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("Error: not today\n")
+    assert ("Traceback" in result.stderr) == bool(debug)
+
+
 def test_a_plugin_that_fails_to_add_its_commands_is_named_with_the_way_out(
     group: click.Group, install: Callable[..., str]
 ) -> None:
