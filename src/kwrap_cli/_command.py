@@ -20,6 +20,7 @@ __all__ = [
     "debug_option",
     "force",
     "hooks_and_places",
+    "import_kwrap",
     "imports",
     "model_file",
     "output_file",
@@ -62,16 +63,17 @@ class ModelCommand(Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Import kwrap, then run the command."""
-        if "kwrap" not in sys.modules:
-            _import_quietly()
+        import_kwrap()
         return super().invoke(ctx)
 
 
-def _import_quietly() -> None:
-    """Import kwrap; what is written on stderr meanwhile is shown only if that fails.
+def import_kwrap() -> None:
+    """Import kwrap, if nobody has; what is written on stderr meanwhile is shown only if that fails.
 
     TensorFlow's C++ writes there before it reads TF_CPP_MIN_LOG_LEVEL, past Python's `sys.stderr`.
     """
+    if "kwrap" in sys.modules:
+        return
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as written:

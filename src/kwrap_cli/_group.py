@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from kwrap_cli._command import debug_option, raise_bad_input
+from kwrap_cli._command import debug_option, import_kwrap, raise_bad_input
 
 # Read when a command imports TensorFlow, whose start-up lines are no output of ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -55,6 +55,7 @@ class LazyGroup(click.Group):
 
     def _ask_plugins(self) -> None:
         """Let plugins add commands; only now, for it imports kwrap, with TensorFlow, and every plugin."""
+        import_kwrap()
         from kwrap._plugins import plugins
         from kwrap.errors import PluginAnswerError
 

@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 import click
 from packaging.requirements import InvalidRequirement, Requirement
 
-from kwrap_cli._command import Command, as_json
+from kwrap_cli._command import Command, as_json, import_kwrap
 from kwrap_cli._output import print_result, table
 
 _COLUMNS = ("plugin", "package", "version", "module", "status")
@@ -26,6 +26,7 @@ def plugins(check: bool, as_json: bool) -> None:
     installed = sorted(entry_points(group="kwrap"), key=lambda entry: (entry.name, entry.value))
     rows = [dict(zip(_COLUMNS, _row(entry), strict=True)) for entry in installed]
     if check:
+        import_kwrap()
         from kwrap_cli._check import print_checked
 
         print_checked(rows, as_json=as_json)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 import kwrap
 from kwrap_cli import _command
-from kwrap_cli._command import BadInput, Command, _import_quietly
+from kwrap_cli._command import BadInput, Command, import_kwrap
 
 ON_A_FILE = [
     ("show",),
@@ -193,8 +193,9 @@ def test_what_is_written_while_kwrap_is_imported_is_shown_only_if_that_fails(mon
     def write(name):
         os.write(2, b"I0000 a line of TensorFlow's")
 
+    monkeypatch.delitem(sys.modules, "kwrap")
     monkeypatch.setattr(_command, "importlib", types.SimpleNamespace(import_module=write))
-    _import_quietly()
+    import_kwrap()
     assert capfd.readouterr().err == ""
 
     def fail(name):
@@ -203,7 +204,7 @@ def test_what_is_written_while_kwrap_is_imported_is_shown_only_if_that_fails(mon
 
     monkeypatch.setattr(_command, "importlib", types.SimpleNamespace(import_module=fail))
     with pytest.raises(ImportError):
-        _import_quietly()
+        import_kwrap()
     assert capfd.readouterr().err == "I0000 a line of TensorFlow's"
 
 
