@@ -2,8 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -19,8 +19,7 @@ _REGISTER = "@keras.saving.register_keras_serializable()"
 _SERIALIZED = {"class_name", "config"}
 
 
-@functools.cache  # each layer of a model has a hook of its own
-def own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
+def _own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     """Return the options of `cls`: those of its `__init__`, and of its parents' as far as `**kwargs` reaches."""
     options: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
@@ -35,9 +34,13 @@ def own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     return options
 
 
+# Cached, as each layer of a model has a hook of its own. To mypy, no class has a hash.
+own_options = cast(Callable[[type[Any]], Mapping[str, inspect.Parameter]], functools.cache(_own_options))
+
+
 def bind_options(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Return every option of `cls` with its value, defaults included."""
-    known = own_options(cls)  # type: ignore[arg-type]  # to mypy, type[Any] has no hash
+    known = own_options(cls)
     positional = [name for name, p in known.items() if p.kind is _KINDS.POSITIONAL_OR_KEYWORD]
     if len(args) > len(positional):
         raise OptionError(cls.hook_name, repr(args[len(positional)]), f"takes {len(positional)} options by position")
