@@ -8,9 +8,9 @@ import tensorflow as tf
 
 import kwrap
 from kwrap import errors
-from kwrap.errors import KwrapError, PluginWarning, UncompiledCopyWarning
+from kwrap.errors import HookStateWarning, KwrapError, PluginWarning, UncompiledCopyWarning
 
-WARNINGS = {PluginWarning, UncompiledCopyWarning}
+WARNINGS = {HookStateWarning, PluginWarning, UncompiledCopyWarning}
 
 CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, KwrapError | UserWarning)}
 
@@ -41,6 +41,21 @@ EXAMPLES = {
         ("prune", "a/dense", 3, 2, "prune"),
         {"hook": "prune", "path": "a/dense", "saved": 3, "known": 2, "plugin": "prune"},
         ["hook 'prune' at 'a/dense' was saved in version 3", "its class, of version 2", "update plugin 'prune'"],
+    ),
+    errors.HookStateError: (
+        ("prune", "a/dense", "['bias_mask']"),
+        {"hook": "prune", "path": "a/dense", "problem": "['bias_mask']"},
+        ["state of hook 'prune' at 'a/dense': the file has ['bias_mask']", "the same options and versions"],
+    ),
+    errors.HookStateWarning: (
+        ("prune", "a/dense", ["mask"]),
+        {"hook": "prune", "path": "a/dense", "missing": ["mask"]},
+        ["the file has no 'mask' of hook 'prune' at 'a/dense'", "initialized again, from the weights"],
+    ),
+    errors.SavedFormatError: (
+        (2, 1),
+        {"saved": 2, "known": 1},
+        ["kwrap's format 2", "reads formats up to 1", "pip install --upgrade kwrap"],
     ),
     errors.OptionError: (
         ("prune", "rate", "no such option"),

@@ -448,6 +448,25 @@ def test_serialized_layers_in_a_file_come_back_as_one_where_they_were_one():
 # --- stateless scopes ------------------------------------------------------------------------------------------------
 
 
+def test_checkpointing_and_checkpoint_parts_are_what_tensorflows_checkpoints_save_of_a_layer(tmp_path):
+    @_keras.checkpointing(lambda layer: {"more": layer.held[0]})
+    class Holder(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.held = [keras.Variable(1.0), keras.Variable(2.0)]
+            self.own = keras.Variable(3.0)
+
+    layer = Holder()
+    assert _keras.checkpoint_parts(layer)["more"] is layer.held[0]
+    assert _keras.checkpoint_parts(layer)["own"] is layer.own
+    path = tf.train.Checkpoint(layer=layer).save(str(tmp_path / "checkpoint"))
+    for variable in (*layer.held, layer.own):
+        variable.assign(0.0)
+    tf.train.Checkpoint(layer=layer).restore(path).assert_consumed()
+    # What Keras' list holds besides, TensorFlow does not see.
+    assert [float(variable) for variable in (*layer.held, layer.own)] == [1.0, 0.0, 3.0]
+
+
 def test_in_stateless_scope_and_get_stateless_scope_see_the_scope_that_is_open():
     assert not _keras.in_stateless_scope()
     with keras.StatelessScope() as scope:

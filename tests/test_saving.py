@@ -432,7 +432,9 @@ def test_weight_files_of_the_plain_and_of_the_wrapped_model_load_into_each_other
     assert same(values(plain.weights), plain_weights(wrapped))
     other = make()
     other.save_weights(path)
-    wrapped.load_weights(path)
+    with pytest.warns(errors.HookStateWarning, match=r"has no '(kernel_mask|delta)' of hook") as caught:
+        wrapped.load_weights(path)
+    assert sorted(warning.message.hook for warning in caught) == ["specimen_adapter", "specimen_mask"]
     assert same(plain_weights(wrapped), values(other.weights))
     # A mask that no file has is taken from the weights that were loaded.
     for _, hook in kwrap.find_hooks(wrapped, Mask):

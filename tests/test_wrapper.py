@@ -320,9 +320,10 @@ def test_attributes_and_methods_read_through_to_the_layer():
         _ = wrapped.kernle
 
 
-def test_dir_lists_what_reads_through_and_the_hooks():
-    wrapped = kwrap.Wrapper(dense(), [wrapper_nothing()])
-    assert {"kernel", "units", "hooks"} <= set(dir(wrapped))
+def test_dir_lists_what_reads_through_and_each_hook_as_weight_files_name_it():
+    wrapped = kwrap.Wrapper(dense(), [wrapper_nothing(), wrapper_nothing(name="again")])
+    assert {"kernel", "units", "hooks/wrapper_nothing", "hooks/again"} <= set(dir(wrapped))
+    assert getattr(wrapped, "hooks/again") is wrapped.hooks[1]
     assert {"enable_lora", "layer"}.isdisjoint(dir(wrapped))
     assert "layer" in dir(kwrap.Wrapper(keras.layers.TimeDistributed(dense()), []))
 
@@ -689,8 +690,8 @@ def test_a_hooks_state_lies_in_a_weight_file_beside_keys_that_are_the_plain_mode
     plain, wrapped = keys(tmp_path / "plain.weights.h5"), keys(tmp_path / "wrapped.weights.h5")
     assert plain.items() <= wrapped.items()
     assert {key for key in wrapped if key not in plain} == {
-        "layers/dense/hooks/wrapper_centre/vars/0",
-        "layers/dense/hooks/wrapper_trained/vars/0",
+        "layers/dense/hooks/wrapper_centre/vars/kernel_mean",
+        "layers/dense/hooks/wrapper_trained/vars/gain",
     }
 
 

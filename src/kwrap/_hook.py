@@ -14,6 +14,7 @@ import keras
 from kwrap import _keras
 from kwrap._collecting import emit
 from kwrap._options import bind_options, copied, own_options, revived, stored
+from kwrap._state import named, read_state, warn_once
 from kwrap._targets import WeightTarget, weight_targets
 from kwrap.errors import (
     HookDefinitionError,
@@ -37,6 +38,7 @@ _BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
 _CALL_ARGUMENTS = ("training", "mask")
 
 
+@_keras.checkpointing(lambda hook: hook._named_state())
 class Hook(keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
 
@@ -302,20 +304,44 @@ class Hook(keras.layers.Layer):
         """Tell whether `call` and `parametrize` act in this phase."""
         return self.phase == "always" or (self.phase == "training") == bool(training)
 
-    def load_own_variables(self, store: Mapping[str, Any]) -> None:
-        """Load the state; after an empty `store` (a plain model's file) it is initialized again."""
-        has_state = bool(self._trainable_variables or self._non_trainable_variables)
-        if has_state and not store.keys():
-            self.initialized = False
-            if self.target_weights:
-                # At once: a function that is traced already runs no Python in its next call. The targets' values are
-                # there, for Keras loads a layer's own weights before its hooks'. A hook without targets may look at
-                # layers inside, which are loaded after it: it is initialized in the next call that runs Python.
-                self._initialize(self)
-            return
-        super().load_own_variables(store)
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state by its variables' names: a later version, or other options, may have more of them."""
+        for name, variable in self._named_state().items():
+            store[name] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the state; if the file lacks any of it, as a plain model's does, initialize it again before.
+
+        Raises:
+            HookStateError: the file has state that the hook has not, or of another shape.
+        """
+        own = self._named_state()
+        values = read_state(self.name, self.path, own, store)
+        missing = [name for name in own if name not in values]
+        self.__dict__["_loaded"] = values
         # On no layer yet, as in a Wrapper that was saved unbuilt, it has no state that could have been loaded.
-        self.initialized = self.initialized or self._layer is not None
+        self.initialized = not missing and (self.initialized or self._layer is not None)
+        if not missing:
+            self.restore_loaded()
+            return
+        for (_, name), variable in self._states.items():
+            if name == "step" and self._counts_steps():
+                variable.assign(0)
+        if self.target_weights:
+            # At once: a function that is traced already runs no Python in its next call. The targets' values are
+            # there, for Keras loads a layer's own weights before its hooks'. A hook without targets may look at
+            # layers inside, which are loaded after it: it is initialized in the next call that runs Python.
+            self._initialize(self)
+        warn_once(self.name, self.path, missing, store)
+
+    def restore_loaded(self) -> None:
+        """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""
+        own = self._named_state()
+        for name, value in self.__dict__.pop("_loaded", {}).items():
+            own[name].assign(value)
+
+    def _named_state(self) -> dict[str, keras.Variable]:
+        return named([*self._trainable_variables, *self._non_trainable_variables])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a hook is called by the Wrapper of its layer."""

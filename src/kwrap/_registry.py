@@ -21,11 +21,27 @@ from kwrap.errors import (
     HookDefinitionError,
     HookVersionError,
     MissingPluginError,
+    SavedFormatError,
     UnknownHookError,
     listed,
 )
 
-__all__ = ["RegisteredHook", "hook", "owner_of", "record", "registered", "resolve", "resolve_saved", "revive", "use"]
+__all__ = [
+    "FORMAT",
+    "RegisteredHook",
+    "check_format",
+    "hook",
+    "owner_of",
+    "record",
+    "registered",
+    "resolve",
+    "resolve_saved",
+    "revive",
+    "use",
+]
+
+# Of what kwrap writes into configs; raised when an older kwrap would misread it. Files before 0.1.0 do not say it.
+FORMAT: Final = 1
 
 HookClass = TypeVar("HookClass", bound=type[Hook])
 LayerTypes = type[keras.Layer] | tuple[type[keras.Layer], ...]
@@ -136,6 +152,13 @@ def resolve_saved(name: str, plugin: str | None, path: str, version: str | None)
     if not found:
         raise MissingPluginError(name, path, plugin, version, _why_missing(plugin, version))
     return _only(name, found)
+
+
+def check_format(config: Mapping[str, Any]) -> None:
+    """Raise SavedFormatError if a later kwrap wrote a saved `config`, in a format that this one does not know."""
+    saved = config.get("format", 1)
+    if not isinstance(saved, int) or saved > FORMAT:
+        raise SavedFormatError(saved, FORMAT)
 
 
 def record(hook: Hook) -> dict[str, Any]:

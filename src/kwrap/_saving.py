@@ -9,7 +9,7 @@ import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook
-from kwrap._registry import record, revive
+from kwrap._registry import FORMAT, check_format, record, revive
 from kwrap._selection import places
 from kwrap._surgery import replace_layers
 from kwrap._wrapper import Wrapper
@@ -70,19 +70,21 @@ class Hooked:
             layer = keras.saving.serialize_keras_object(self)
         # Compiled when the hooks are on: the optimizer has slots for their variables, too.
         layer.pop("compile_config", None)
-        return {"needs": _NEEDS, "layer": layer, "count": len(places(self)), "hooks": hooks}
+        return {"needs": _NEEDS, "format": FORMAT, "layer": layer, "count": len(places(self)), "hooks": hooks}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> keras.Layer:
         """Return the layer with its hooks; errors as `Wrapper.from_config`.
 
         Raises:
+            SavedFormatError: a later kwrap wrote it.
             SavedHooksError: the layer holds another number of layers than when it was saved.
         """
         plain: Any = _plain(cls)
         if cls is not Hooked and "needs" not in config:
             # For `keras.models.clone_model` the class on demand is the one that the layer's own name means.
             return plain.from_config(config)
+        check_format(config)
         # First, so that a missing plugin is told before the work of making the layer.
         hooks = {
             saved["position"]: (saved["path"], [revive(hook, saved["path"]) for hook in saved["hooks"]])

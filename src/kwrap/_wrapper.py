@@ -11,7 +11,7 @@ from kwrap import _keras
 from kwrap._blame import blaming
 from kwrap._chain import Arguments, CallSignature, Link, call_through, describe
 from kwrap._hook import Hook, repeated_names
-from kwrap._registry import record, revive
+from kwrap._registry import FORMAT, check_format, record, revive
 from kwrap._scope import ReadScope, outside_read_scopes
 from kwrap._weights import WeightHooks
 from kwrap.errors import (
@@ -24,7 +24,14 @@ from kwrap.errors import (
 
 __all__ = ["Wrapper"]
 
+# In weight files, before a hook's name.
+_STATE = "hooks/"
 
+
+# The layer's parts too, so that the variables have the names that they have without a Wrapper.
+@_keras.checkpointing(
+    lambda wrapper: {**_keras.checkpoint_parts(wrapper.layer), **{_STATE + hook.name: hook for hook in wrapper.hooks}}
+)
 class Wrapper(keras.layers.Layer):
     """A layer with hooks around it, in every other respect the layer itself.
 
@@ -86,6 +93,8 @@ class Wrapper(keras.layers.Layer):
         layer = self.__dict__.get("layer")
         if layer is None:  # asked often by Layer.__init__
             raise AttributeError(name)
+        if name.startswith(_STATE):
+            return next(hook for hook in self.hooks if name == _STATE + hook.name)
         if name in _own_names():
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if name == "enable_lora":
@@ -106,8 +115,12 @@ class Wrapper(keras.layers.Layer):
             super().__setattr__(name, value)
 
     def __dir__(self) -> Iterable[str]:
-        """List the layer's attributes and `hooks`: Keras' weight files name what they hold by attribute."""
-        return {*dir(type(self)), *_own_names(), *dir(self.layer), "hooks"} - {"enable_lora"}
+        """List the layer's attributes, and each hook by its name: Keras' weight files name what they hold by these.
+
+        Not `hooks`: in lists, Keras counts what is of one class, and would take one hook's state for another's.
+        """
+        hooks = (_STATE + hook.name for hook in self.hooks)
+        return {*dir(type(self)), *_own_names(), *dir(self.layer), *hooks} - {"enable_lora", "hooks"}
 
     @property
     def path(self) -> str | None:
@@ -365,6 +378,7 @@ class Wrapper(keras.layers.Layer):
         # The Wrapper's own says it, and builds the layer in its place in the model's name scopes.
         layer.pop("build_config", None)
         return {
+            "format": FORMAT,
             "name": self.name,
             "path": self._place,
             "layer": layer,
@@ -373,7 +387,12 @@ class Wrapper(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None = None) -> "Wrapper":
-        """Return a Wrapper from its config; hooks are resolved by name among those registered and installed."""
+        """Return a Wrapper from its config; hooks are resolved by name among those registered and installed.
+
+        Raises:
+            SavedFormatError: a later kwrap wrote it.
+        """
+        check_format(config)
         if "go_backwards" in config:
             raise WrapperStateError(
                 f"layer {config['path']!r} is wrapped, so that Bidirectional cannot make the backward layer of it: "
@@ -415,6 +434,7 @@ def _dispatch(wrapper: Wrapper, *args: Any, **kwargs: Any) -> Any:
 def _initialize(layer: keras.Layer, hook: Hook) -> None:
     with blaming(hook, "initialize"):
         hook.initialize(layer)
+    hook.restore_loaded()
     hook.initialized = True
 
 

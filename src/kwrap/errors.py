@@ -16,6 +16,8 @@ __all__ = [
     "FixedLayerError",
     "HookCallError",
     "HookDefinitionError",
+    "HookStateError",
+    "HookStateWarning",
     "HookTypeError",
     "HookVersionError",
     "KernelError",
@@ -31,6 +33,7 @@ __all__ = [
     "PluginAnswerError",
     "PluginWarning",
     "RuleError",
+    "SavedFormatError",
     "SavedHooksError",
     "TargetAnswerError",
     "TargetDefinitionError",
@@ -129,6 +132,17 @@ class HookVersionError(KwrapError, ValueError):
         super().__init__(
             f"hook {hook!r}{place} was saved in version {saved}, and its class, of version {known}, does not say how "
             f"to read that: {way_out}."
+        )
+
+
+class HookStateError(KwrapError, ValueError):
+    """A weight file has state of a hook that does not fit the hook."""
+
+    def __init__(self, hook: str, path: str | None, problem: str) -> None:
+        self.hook, self.path, self.problem = hook, path, problem
+        super().__init__(
+            f"state of hook {hook!r} at {path!r}: the file has {problem}. Wrap the model as it was wrapped when the "
+            "file was written, with the same options and versions of its hooks."
         )
 
 
@@ -296,6 +310,17 @@ class MissingPluginError(KwrapError, LookupError):
         super().__init__(f"{what}{needs}, {problem}")
 
 
+class SavedFormatError(KwrapError, ValueError):
+    """A saved model's hooks are written in a format of a later kwrap."""
+
+    def __init__(self, saved: object, known: int) -> None:
+        self.saved, self.known = saved, known
+        super().__init__(
+            f"the hooks in this file are saved in kwrap's format {saved!r}, and this kwrap reads formats up to "
+            f"{known}: pip install --upgrade kwrap"
+        )
+
+
 class SavedHooksError(KwrapError, ValueError):
     """A saved model's layer is rebuilt with other layers in it, so that its hooks' places are unknown."""
 
@@ -335,6 +360,17 @@ class UncompiledCopyWarning(UserWarning):
         self.model, self.kind = model, kind
         super().__init__(
             f"the copy of {model!r} is not compiled: {kind}.compile takes arguments of its own. Compile the copy."
+        )
+
+
+class HookStateWarning(UserWarning):
+    """A weight file has no state, or not all, for a hook, which was initialized again; said once a file and hook."""
+
+    def __init__(self, hook: str, path: str | None, missing: Sequence[str]) -> None:
+        self.hook, self.path, self.missing = hook, path, list(missing)
+        super().__init__(
+            f"the file has no {listed(self.missing)} of hook {hook!r} at {path!r}: the hook is initialized again, from "
+            "the weights that were loaded. So it is, without another warning, wherever else the file has none of it."
         )
 
 

@@ -23,6 +23,8 @@ __all__ = [
     "building",
     "call_signature",
     "call_training",
+    "checkpoint_parts",
+    "checkpointing",
     "current_graph",
     "flattened",
     "has_own_weights",
@@ -199,6 +201,31 @@ def serialized(layer: keras.Layer) -> dict[str, Any]:
     if get_global_attribute("shared_objects/id_to_config_map") is not None:
         config["shared_object_id"] = id(layer)
     return config
+
+
+def checkpointing(parts: Callable[[Any], Mapping[str, Any]]) -> Callable[[type], type]:
+    """Return a decorator: `tf.train.Checkpoint` saves `parts` of such a layer, besides those that are attributes.
+
+    TensorFlow asks this method for them, and does not look into the lists that Keras makes of a layer's lists.
+    """
+
+    def decorate(cls: Any) -> Any:
+        ask = cls._trackable_children
+
+        @functools.wraps(ask)
+        def children(self: Any, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+            found = ask(self, save_type, **kwargs)
+            return {**found, **parts(self)} if save_type == "checkpoint" else found
+
+        cls._trackable_children = children
+        return cls
+
+    return decorate
+
+
+def checkpoint_parts(layer: keras.Layer) -> dict[str, Any]:
+    """Return what `tf.train.Checkpoint` saves of a layer, by name."""
+    return dict(layer._trackable_children("checkpoint"))
 
 
 def in_stateless_scope() -> bool:
