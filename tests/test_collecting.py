@@ -215,6 +215,29 @@ def test_another_thread_collects_by_itself():
     assert len(results) == 2
 
 
+def test_contexts_of_two_threads_that_overlap_leave_the_model_compiled_when_both_are_closed():
+    model = functional()
+    model.compile("sgd", "mse")
+    kwrap.wrap_model(model, Outputs, where="last")
+    opened, to_close = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with kwrap.collect(model, "outputs"):
+            opened.set()
+            to_close.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    opened.wait()
+    with kwrap.collect(model, "outputs") as found:
+        to_close.set()
+        thread.join()
+        assert model.run_eagerly
+        model.predict(batch()[0], verbose=0)
+    assert len(found["last"]) == 1
+    assert not model.run_eagerly
+
+
 def test_a_model_without_hooks_gives_nothing():
     model = functional()
     with kwrap.collect(model, "outputs") as found:

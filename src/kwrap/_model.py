@@ -1,9 +1,11 @@
 """Whole models: wrap_model, clone_model, unwrap_model, bypass, and finding the hooks that are there."""
 
+import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import keras
 
@@ -225,9 +227,30 @@ def _run_eagerly(above: Sequence[keras.Layer], after: ExitStack) -> None:
                 f"model {model.name!r} runs on {model.distribute_strategy.num_replicas_in_sync} replicas, each with "
                 "values of its own: open kwrap.collect inside its train_step, test_step or predict_step"
             )
-        after.callback(setattr, model, "run_eagerly", model.run_eagerly)
-        model.run_eagerly = True
+        _keep_eager(model)
+        after.callback(_release_eager, model)
     forget_traces(above)
+
+
+# The models that run eagerly for `collect`: how many contexts are open, in all threads, and how it was before them.
+_eager: Final[weakref.WeakKeyDictionary[keras.Model, tuple[int, bool]]] = weakref.WeakKeyDictionary()
+_eager_lock: Final = threading.Lock()
+
+
+def _keep_eager(model: keras.Model) -> None:
+    with _eager_lock:
+        count, before = _eager.get(model, (0, model.run_eagerly))
+        _eager[model] = count + 1, before
+        model.run_eagerly = True
+
+
+def _release_eager(model: keras.Model) -> None:
+    with _eager_lock:
+        count, before = _eager.pop(model)
+        if count > 1:
+            _eager[model] = count - 1, before
+        else:
+            model.run_eagerly = before
 
 
 def find_hooks(model: keras.Model, hook: str | type[Hook] | None = None) -> list[tuple[str, Hook]]:

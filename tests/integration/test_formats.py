@@ -1,0 +1,425 @@
+"""Every format that Keras and TensorFlow write, for models and hooks of every kind: what a fresh process reads back.
+
+The checks make the tables in docs/saving.md. To write them anew: python -m tests.integration.test_formats
+"""
+
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kwrap
+from kwrap_prune import PolynomialDecay, Prune
+
+from ..specimens import same, values
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "saving.md"
+BEGIN, END = "<!-- tables: python -m tests.integration.test_formats -->\n", "<!-- end of tables -->\n"
+
+registered: Callable[[type], type] = keras.saving.register_keras_serializable("formats")
+
+
+# --- hooks: with masks and steps, with trainable variables, without variables ----------------------------------------
+
+
+@kwrap.hook(layer_type=keras.layers.Layer, name="formats_lora")
+class LoRA(kwrap.Hook):
+    """Freeze the weights, and train a difference of rank one."""
+
+    freezes = True
+
+    def build(self, layer):
+        for target in self.target_weights:
+            rows, columns = (int(np.prod(axes)) for axes in _matrix(target))
+            self.down = self.add_weight((rows, 1), initializer=keras.initializers.RandomNormal(seed=1), name="down")
+            self.up = self.add_weight((1, columns), initializer="zeros", name="up")
+
+    def parametrize(self, target, value):
+        return value + target.from_matrix(keras.ops.matmul(self.down, self.up))
+
+
+def _matrix(target: kwrap.WeightTarget) -> list[list[int]]:
+    return [[target.shape[axis] for axis in axes] for axes in (target.input_axes, target.output_axes)]
+
+
+@kwrap.hook(layer_type=keras.layers.Layer, name="formats_scale")
+def scale(call_next, inputs, *, factor=0.75):
+    """Multiply what a layer gives."""
+    return call_next(inputs) * factor
+
+
+HOOKS: dict[str, tuple[type[kwrap.Hook], str]] = {
+    "prune": (Prune, "`prune`: masks and step counters"),
+    "LoRA": (LoRA, "a LoRA: trainable variables over a frozen kernel"),
+    "call": (scale, "a hook around the call, without variables"),
+}
+
+
+# --- models ----------------------------------------------------------------------------------------------------------
+
+
+@registered
+class Mixer(keras.layers.Layer):
+    """A composite: attention, and recurrent layers in both directions."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = keras.layers.MultiHeadAttention(1, 2, name="attention")
+        line = keras.layers.SimpleRNN(2, return_sequences=True, unroll=True, name="line")
+        self.both = keras.layers.Bidirectional(line, name="both")
+
+    def build(self, shape):
+        self.attention.build(shape, shape)
+        self.both.build(shape)
+
+    def call(self, inputs):
+        return self.both(inputs + self.attention(inputs, inputs))
+
+
+@registered
+class Reader(keras.Model):
+    """A subclassed model with a composite in it."""
+
+    def __init__(self, units=2, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.mixer, self.head = Mixer(name="mixer"), keras.layers.Dense(units, name="head")
+
+    def call(self, inputs):
+        return self.head(self.mixer(inputs))
+
+    def get_config(self):
+        return {"name": self.name, "units": self.units}
+
+
+def _sequential() -> keras.Model:
+    layers = keras.layers
+    norm, head = layers.BatchNormalization(name="norm"), layers.Dense(2, name="head")
+    return keras.Sequential(
+        [keras.Input((3, 4)), layers.Dense(5, activation="tanh", name="first"), norm, head], name="line"
+    )
+
+
+def _functional() -> keras.Model:
+    inputs, inner = keras.Input((3, 4)), keras.Input((3, 4))
+    nested = keras.Model(inner, keras.layers.Dense(4, activation="tanh", name="inside")(inner) + inner, name="nested")
+    frozen = keras.layers.Dense(4, name="frozen", trainable=False)
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(nested(frozen(nested(inputs)))))
+
+
+def _composite() -> keras.Model:
+    inputs = keras.Input((3, 4))
+    return keras.Model(inputs, keras.layers.Dense(2, name="head")(Mixer(name="mixer")(inputs)))
+
+
+def _subclassed() -> keras.Model:
+    model = Reader(name="reader")
+    model(batch("subclassed model")[0])
+    return model
+
+
+def _backbone() -> keras.Model:
+    sizes = {"num_layers": 1, "num_heads": 1, "hidden_dim": 4, "intermediate_dim": 4, "max_sequence_length": 3}
+    return keras_hub.models.BertBackbone(vocabulary_size=7, dropout=0.0, **sizes)
+
+
+# Each with the place of its LoRA.
+MODELS: dict[str, tuple[Callable[[], keras.Model], str]] = {
+    "Sequential": (_sequential, "head"),
+    "nested Functional": (_functional, "head"),
+    "composite in a graph": (_composite, "mixer/attention/query"),
+    "subclassed model": (_subclassed, "head"),
+    "KerasHub backbone": (_backbone, "pooled_dense"),
+}
+
+
+def batch(kind: str) -> tuple[Any, Any]:
+    """Return inputs and targets."""
+    generator = np.random.default_rng(0)
+    if kind != "KerasHub backbone":
+        return generator.normal(size=(4, 3, 4)).astype("float32"), generator.normal(size=(4, 3, 2)).astype("float32")
+    tokens, ones = generator.integers(0, 7, (4, 3)).astype("int32"), np.ones((4, 3), "int32")
+    outputs = {"sequence_output": np.zeros((4, 3, 4), "float32"), "pooled_output": np.ones((4, 4), "float32")}
+    return {"token_ids": tokens, "segment_ids": ones, "padding_mask": ones}, outputs
+
+
+def make(kind: str, seed: int = 1) -> keras.Model:
+    """Return a wrapped model, compiled, its optimizer built."""
+    keras.utils.set_random_seed(seed)
+    build, place = MODELS[kind]
+    model = build()
+    decay = PolynomialDecay(0.2, 0.8, begin_step=0, end_step=6, frequency=2)
+    kwrap.wrap_model(model, [LoRA().at(place), scale().at(keras.layers.Dense)])
+    kwrap.wrap_model(model, Prune(decay, log_sparsity=True), exclude=place)
+    model.compile(keras.optimizers.Adam(0.05, name="adam"), "mse", run_eagerly=True)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+# --- doors: how a state is saved, and how it is brought back ---------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """A way into a file, and out of it by its path and the kind of the model."""
+
+    about: str
+    keeps: str
+    save: Callable[[keras.Model, str], Any]
+    load: Callable[[str, str], Any]
+
+
+def _eager(model: keras.Model) -> keras.Model:
+    model.run_eagerly = True  # as before it was saved: of graphs and eager code the last bit may differ
+    return model
+
+
+def _into_another(load: Callable[[keras.Model, str], Any]) -> Callable[[str, str], keras.Model]:
+    """Return a way to load a state: into a model that is wrapped the same way, with other weights."""
+
+    def load_into_another(path: str, kind: str) -> keras.Model:
+        model = make(kind, seed=2)
+        load(model, path)
+        return model
+
+    return load_into_another
+
+
+def _resumed(path: str, kind: str) -> keras.Model:
+    """Return a model to which `fit` brought the state back; all epochs are done."""
+    model = make(kind, seed=2)
+    model.fit(*batch(kind), epochs=1, verbose=0, callbacks=[keras.callbacks.BackupAndRestore(path)])
+    return model
+
+
+def _written_in_training(model: keras.Model, path: str) -> None:
+    """Leave the file to the callbacks of `trained`."""
+    assert Path(path).exists()
+
+
+def _lite(path: str) -> Callable[..., Any]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=path).get_signature_runner()
+
+    def run(inputs: Any) -> list[np.ndarray]:
+        given = inputs if isinstance(inputs, dict) else {next(iter(runner.get_input_details())): inputs}
+        return list(runner(**given).values())
+
+    return run
+
+
+WHOLE, STATE, OUTPUTS = "the model with its hooks", "the state", "what it computes"
+load_weights = _into_another(keras.Model.load_weights)
+DOORS = {
+    "model.keras": Door(
+        about="`model.save`",
+        keeps=WHOLE,
+        save=keras.Model.save,
+        load=lambda path, kind: _eager(keras.models.load_model(path)),
+    ),
+    "folder": Door(
+        about="`keras.saving.save_model(model, path, zipped=False)`",
+        keeps=WHOLE,
+        save=functools.partial(keras.saving.save_model, zipped=False),
+        load=lambda path, kind: _eager(keras.models.load_model(path)),
+    ),
+    "checkpoint.keras": Door(
+        about="`ModelCheckpoint`",
+        keeps=WHOLE,
+        save=_written_in_training,
+        load=lambda path, kind: _eager(keras.models.load_model(path)),
+    ),
+    "model.pickle": Door(
+        about="`pickle`, `copy.deepcopy`",
+        keeps=WHOLE,
+        save=lambda model, path: Path(path).write_bytes(pickle.dumps(model)),
+        load=lambda path, kind: _eager(pickle.loads(Path(path).read_bytes())),
+    ),
+    "model.weights.h5": Door(about="`save_weights`", keeps=STATE, save=keras.Model.save_weights, load=load_weights),
+    "shards.weights.json": Door(
+        about="`save_weights(path, max_shard_size=...)`",
+        keeps=STATE,
+        save=functools.partial(keras.Model.save_weights, max_shard_size=5e-7),
+        load=load_weights,
+    ),
+    "checkpoint.weights.h5": Door(
+        about="`ModelCheckpoint(..., save_weights_only=True)`",
+        keeps=STATE,
+        save=_written_in_training,
+        load=load_weights,
+    ),
+    "backup": Door(about="`BackupAndRestore`", keeps=STATE, save=_written_in_training, load=_resumed),
+    "tensorflow": Door(
+        about="`tf.train.Checkpoint`",
+        keeps=STATE,
+        save=lambda model, path: tf.train.Checkpoint(model=model).write(path),
+        load=_into_another(lambda model, path: tf.train.Checkpoint(model=model).read(path).assert_consumed()),
+    ),
+    "tree": Door(
+        about="`get_state_tree`, which `OrbaxCheckpoint` saves",
+        keeps=STATE,
+        save=lambda model, path: Path(path).write_bytes(pickle.dumps(model.get_state_tree("numpy_array"))),
+        load=_into_another(lambda model, path: model.set_state_tree(pickle.loads(Path(path).read_bytes()))),
+    ),
+    "exported": Door(
+        about="`model.export`: SavedModel",
+        keeps=OUTPUTS,
+        save=lambda model, path: model.export(path, verbose=False),
+        load=lambda path, kind: tf.saved_model.load(path),
+    ),
+    "model.tflite": Door(
+        about='`model.export(path, format="litert")`: LiteRT',
+        keeps=OUTPUTS,
+        save=lambda model, path: model.export(path, format="litert", verbose=False),
+        load=lambda path, kind: _lite(path),
+    ),
+}
+
+
+# --- in one process and in another -----------------------------------------------------------------------------------
+
+
+def trained(kind: str, folder: Path) -> keras.Model:
+    """Return a model in mid-training, whose callbacks wrote a file of each sort at the end."""
+    model = make(kind)
+    model.fit(
+        *batch(kind),
+        batch_size=2,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.ModelCheckpoint(folder / "checkpoint.keras"),
+            keras.callbacks.ModelCheckpoint(folder / "checkpoint.weights.h5", save_weights_only=True),
+            keras.callbacks.BackupAndRestore(str(folder / "backup"), delete_checkpoint=False),
+        ],
+    )
+    return model
+
+
+def outputs_of(model: Any, kind: str) -> list[np.ndarray]:
+    """Return what a model, or a function that was exported, gives."""
+    inputs = batch(kind)[0]
+    given = model.serve(inputs) if hasattr(model, "serve") else model(inputs)
+    return [np.asarray(output) for output in keras.tree.flatten(given)]
+
+
+def report(model: Any, kind: str) -> dict[str, Any]:
+    """Return all that a file may bring back."""
+    if not isinstance(model, keras.Model):
+        return {"outputs": outputs_of(model, kind)}
+    hooks = {
+        name: [
+            (hook.path, hook.get_config(), hook.initialized, [v.name for v in hook.variables], values(hook.variables))
+            for _, hook in kwrap.find_hooks(model, cls)
+        ]
+        for name, (cls, _) in HOOKS.items()
+    }
+    return {
+        "class": [type(model.optimizer).__name__, *(cls.__qualname__ for cls in type(model).__mro__)],
+        "hooks": hooks,
+        "weights": values(model.weights),
+        "optimizer": values(model.optimizer.variables),
+        "flags": [[layer.trainable for layer in model._flatten_layers()], [v.trainable for v in model.weights]],
+        "outputs": outputs_of(model, kind),
+    }
+
+
+def report_files(folder: str) -> None:
+    """Load each file in a folder, and write down what came of it: in the other process."""
+    found = {}
+    for kind in MODELS:
+        for door in DOORS:
+            try:
+                found[kind, door] = report(DOORS[door].load(str(Path(folder) / kind / door), kind), kind)
+            except Exception as error:
+                found[kind, door] = repr(error)
+    (Path(folder) / "found.pickle").write_bytes(pickle.dumps(found))
+
+
+Reports = tuple[dict[str, Any], dict[tuple[str, str], Any]]
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """Return by kind what the saved models are, and by kind and door what another process found in the files."""
+    folder, expected = tmp_path_factory.mktemp("formats"), {}
+    for kind in MODELS:
+        (folder / kind).mkdir()
+        model = trained(kind, folder / kind)
+        for name, door in DOORS.items():
+            door.save(model, str(folder / kind / name))
+        expected[kind] = report(model, kind)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    code = "import sys; from tests.integration import test_formats; test_formats.report_files(sys.argv[1])"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return expected, pickle.loads((folder / "found.pickle").read_bytes())
+
+
+KEPT = [(kind, door) for kind in MODELS for door in DOORS if DOORS[door].keeps != OUTPUTS]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(("kind", "door"), KEPT)
+def test_another_process_finds_hooks_and_their_state(reports: Reports, kind: str, door: str, hook: str) -> None:
+    saved, found = reports[0][kind], reports[1][kind, door]
+    assert isinstance(found, dict), found
+    assert found["hooks"][hook]
+    assert [one[:-1] for one in found["hooks"][hook]] == [one[:-1] for one in saved["hooks"][hook]]
+    assert same([one[-1] for one in found["hooks"][hook]], [one[-1] for one in saved["hooks"][hook]])
+
+
+@pytest.mark.parametrize(("kind", "door"), KEPT)
+def test_it_finds_weights_flags_and_the_optimizers_state_and_the_outputs_are_the_same(
+    reports: Reports, kind: str, door: str
+) -> None:
+    saved, found = reports[0][kind], reports[1][kind, door]
+    assert isinstance(found, dict), found
+    assert found["class"] == saved["class"]
+    assert same(found["weights"], saved["weights"])
+    assert same(found["optimizer"], saved["optimizer"])
+    assert found["flags"] == saved["flags"]
+    assert same(found["outputs"], saved["outputs"])
+
+
+EXPORTED = [(kind, door) for kind in MODELS for door in DOORS if DOORS[door].keeps == OUTPUTS]
+
+
+@pytest.mark.parametrize(("kind", "door"), EXPORTED)
+def test_it_finds_a_function_that_gives_what_the_wrapped_model_gives(reports: Reports, kind: str, door: str) -> None:
+    saved, found = reports[0][kind], reports[1][kind, door]
+    assert isinstance(found, dict), found
+    for one, other in zip(found["outputs"], saved["outputs"], strict=True):
+        # In float32; eager code, graphs and LiteRT have kernels of their own, with a bare model too.
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("door", [door for door in DOORS if DOORS[door].keeps == OUTPUTS])
+def test_a_wrapped_model_is_exported_as_its_unwrapped_copy_to_the_bit(door: str, tmp_path: Path) -> None:
+    model = _functional()
+    kwrap.wrap_model(model, [Prune(), LoRA().at("head", exclude=None)])
+    for _, hook in kwrap.find_hooks(model, LoRA):
+        hook.up.assign(keras.random.normal(hook.up.shape))
+    plain = kwrap.unwrap_model(kwrap.clone_model(model))
+    given = []
+    for name, one in {"wrapped": model, "plain": plain}.items():
+        DOORS[door].save(one, str(tmp_path / name))
+        given.append(outputs_of(DOORS[door].load(str(tmp_path / name), ""), "nested Functional"))
+    assert same(*given)
+
+
+def test_orbax_is_not_installed_with_keras_and_its_callback_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ImportError, match="requires the 'orbax-checkpoint' package"):
+        keras.callbacks.OrbaxCheckpoint(tmp_path)
