@@ -315,6 +315,14 @@ def outputs_of(model: Any, kind: str) -> list[np.ndarray]:
     return [np.asarray(output) for output in keras.tree.flatten(given)]
 
 
+def traced(model: keras.Model, kind: str) -> list[np.ndarray]:
+    """Return the outputs that a graph gives for a batch of any size, as exported ones are."""
+    inputs = batch(kind)[0]
+    specs = keras.tree.map_structure(lambda array: tf.TensorSpec((None, *array.shape[1:]), array.dtype), inputs)
+    function = tf.function(lambda inputs: model(inputs, training=False), input_signature=[specs])
+    return [np.asarray(output) for output in keras.tree.flatten(function(inputs))]
+
+
 def report(model: Any, kind: str) -> dict[str, Any]:
     """Return all that a file may bring back."""
     if not isinstance(model, keras.Model):
@@ -360,7 +368,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Reports:
         model = trained(kind, folder / kind)
         for name, door in DOORS.items():
             door.save(model, str(folder / kind / name))
-        expected[kind] = report(model, kind)
+        expected[kind] = {**report(model, kind), "traced": traced(model, kind)}
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     code = "import sys; from tests.integration import test_formats; test_formats.report_files(sys.argv[1])"
     done = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True)
@@ -401,15 +409,17 @@ EXPORTED = [(kind, door) for kind in MODELS for door in DOORS if DOORS[door].kee
 def test_it_finds_a_function_that_gives_what_the_wrapped_model_gives(reports: Reports, kind: str, door: str) -> None:
     saved, found = reports[0][kind], reports[1][kind, door]
     assert isinstance(found, dict), found
+    if door == "exported":
+        assert same(found["outputs"], saved["traced"])
     for one, other in zip(found["outputs"], saved["outputs"], strict=True):
-        # In float32; eager code, graphs and LiteRT have kernels of their own, with a bare model too.
+        # Graphs and LiteRT add up in an order of their own, of a bare model too.
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 @pytest.mark.parametrize("door", [door for door in DOORS if DOORS[door].keeps == OUTPUTS])
 def test_a_wrapped_model_is_exported_as_its_unwrapped_copy_to_the_bit(door: str, tmp_path: Path) -> None:
     model = _functional()
-    kwrap.wrap_model(model, [Prune(), LoRA().at("head", exclude=None)])
+    kwrap.wrap_model(model, [Prune(), LoRA().at("head")])
     for _, hook in kwrap.find_hooks(model, LoRA):
         hook.up.assign(keras.random.normal(hook.up.shape))
     plain = kwrap.unwrap_model(kwrap.clone_model(model))
@@ -423,3 +433,36 @@ def test_a_wrapped_model_is_exported_as_its_unwrapped_copy_to_the_bit(door: str,
 def test_orbax_is_not_installed_with_keras_and_its_callback_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ImportError, match="requires the 'orbax-checkpoint' package"):
         keras.callbacks.OrbaxCheckpoint(tmp_path)
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def tables() -> str:
+    """Return what stands between the marks in docs/saving.md."""
+    rows = [("door", "brings back", *MODELS), ("---", "---", *(":---:" for _ in MODELS))]
+    for door in DOORS.values():
+        mark = "outputs" if door.keeps == OUTPUTS else " ".join("✓" for _ in HOOKS)
+        rows.append((door.about, door.keeps, *(mark for _ in MODELS)))
+    hooks = "; ".join(about for _, about in HOOKS.values())
+    count = len(KEPT) * len(HOOKS) + len(KEPT) + len(EXPORTED)
+    return (
+        f"Marks, in this order: {hooks}. All three are on each model. {len(DOORS)} doors, {len(MODELS)} kinds of "
+        f"model, {len(HOOKS)} kinds of hook: {count} checks.\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    )
+
+
+def _split(page: str) -> tuple[str, str, str]:
+    before, rest = page.split(BEGIN)
+    between, after = rest.split(END)
+    return before, between, after
+
+
+def test_the_document_has_the_tables_of_these_checks() -> None:
+    between = _split(PAGE.read_text("utf-8"))[1]
+    assert between == tables(), "write them anew: python -m tests.integration.test_formats"
+
+
+if __name__ == "__main__":
+    before, _, after = _split(PAGE.read_text("utf-8"))
+    PAGE.write_text(f"{before}{BEGIN}{tables()}{END}{after}", "utf-8")

@@ -155,12 +155,18 @@ class Kill(keras.callbacks.Callback):
         if self.model.optimizer.iterations == 11:
             os.kill(os.getpid(), signal.SIGKILL)
 
-def network():
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 11:
+            raise KeyboardInterrupt
+
+def network(wrap=True):
     keras.utils.set_random_seed(1)
     inputs = keras.Input((6,))
     model = keras.Model(inputs, keras.layers.Dense(3, name="head")(Tower(name="tower")(inputs)))
     decay = PolynomialDecay(0.2, 0.9, begin_step=1, end_step=13, frequency=3)
-    kwrap.wrap_model(model, [Prune(sixteenths).at("tower/hidden"), Prune(decay, regrow=True).at("head")])
+    if wrap:
+        kwrap.wrap_model(model, [Prune(sixteenths).at("tower/hidden"), Prune(decay, regrow=True).at("head")])
     model.compile(keras.optimizers.AdamW(0.01), "mse")
     return model
 
@@ -173,8 +179,16 @@ def fit(model, *callbacks):
 def fit_rest(model):
     done = int(model.optimizer.iterations)
     print("from", done, flush=True)
-    batches = np.arange(4 * done, 4 * 18) % 24
+    fit_steps(model, range(done, 18))
+
+def fit_steps(model, steps):
+    batches = np.concatenate([np.arange(4 * step, 4 * step + 4) % 24 for step in steps])
     model.fit(x[batches], y[batches], batch_size=4, shuffle=False, verbose=0)
+
+def fit_twice(model):
+    # As Keras itself resumes from within an epoch: that epoch begins again.
+    fit_steps(model, [*range(8), *range(6, 18)])
+    return model
 
 def dump(model, name):
     own = {f"{place} {each.name}": each for place, each in enumerate(model.variables)}
@@ -183,11 +197,21 @@ def dump(model, name):
     np.savez(f"{folder}/{name}.npz", **arrays)
 
 backup = keras.callbacks.BackupAndRestore(f"{folder}/backup")
+often, bare_often = (
+    keras.callbacks.BackupAndRestore(f"{folder}/{name}", save_freq=4) for name in ("often", "bare_often")
+)
 if mode == "first":
     whole = network()
     fit(whole)
     dump(whole, "whole")
-    fit(network(), backup, keras.callbacks.ModelCheckpoint(f"{folder}/checkpoint.keras", save_freq=4), Kill())
+    dump(fit_twice(network()), "repeated")
+    dump(fit_twice(network(wrap=False)), "bare_repeated")
+    try:
+        fit(network(wrap=False), bare_often, Stop())
+    except KeyboardInterrupt:
+        pass
+    checkpoint = keras.callbacks.ModelCheckpoint(f"{folder}/checkpoint.keras", save_freq=4)
+    fit(network(), backup, checkpoint, often, Kill())
 else:
     model = keras.models.load_model(f"{folder}/checkpoint.keras")
     fit_rest(model)
@@ -195,6 +219,15 @@ else:
     model = network()
     fit(model, backup)
     dump(model, "backup")
+    model = network()
+    model.optimizer.build(model.trainable_variables)
+    model.load_weights(f"{folder}/often/latest.weights.h5")
+    fit_rest(model)
+    dump(model, "rest")
+    for name, wrap, callback in (("often", True, often), ("bare_often", False, bare_often)):
+        model = network(wrap=wrap)
+        fit(model, callback)
+        dump(model, name)
 """
 
 
@@ -209,19 +242,32 @@ def runs(tmp_path_factory) -> Path:
         )
         for mode in ("first", "second")
     )
-    assert (first.returncode, first.stdout.split()) == (-signal.SIGKILL, ["from", "0"] * 2), first.stderr
-    # A checkpoint every four steps; a backup after each epoch, of six.
-    assert (second.returncode, second.stdout.split()) == (0, ["from", "8", "from", "6"]), second.stderr
+    assert (first.returncode, first.stdout.split()) == (-signal.SIGKILL, ["from", "0"] * 3), first.stderr
+    # A checkpoint every four steps, a backup after each epoch of six, and one every four steps.
+    begins = [word for begin in (8, 6, 8, 8, 8) for word in ("from", str(begin))]
+    assert (second.returncode, second.stdout.split()) == (0, begins), second.stderr
     return folder
 
 
-@pytest.mark.parametrize("way", ["checkpoint", "backup"])
+def check_same(one: np.lib.npyio.NpzFile, other: np.lib.npyio.NpzFile) -> None:
+    assert one.files == other.files
+    for name in one:
+        assert (one[name].dtype, one[name].tobytes()) == (other[name].dtype, other[name].tobytes()), name
+
+
+@pytest.mark.parametrize("way", ["checkpoint", "backup", "rest"])
 def test_training_that_was_killed_goes_on_to_the_same_bits(runs, way):
     whole, resumed = np.load(runs / "whole.npz"), np.load(runs / f"{way}.npz")
-    assert whole.files == resumed.files
-    for name in whole:
-        assert (whole[name].dtype, whole[name].tobytes()) == (resumed[name].dtype, resumed[name].tobytes()), name
+    check_same(whole, resumed)
     # What was compared, besides weights and the optimizer's slots: masks, at the end of the schedule, and steps.
     masks = [np.sum(~whole[name]) for name in whole if name.endswith("mask")]
     steps = [whole[name] for name in whole if name.endswith("step")]
     assert (masks, steps) == ([42, 22], [18, 18])
+
+
+@pytest.mark.parametrize("model", ["", "bare_"])
+def test_from_within_an_epoch_keras_begins_that_epoch_again_of_a_bare_model_too(runs, model):
+    resumed = np.load(runs / f"{model}often.npz")
+    check_same(resumed, np.load(runs / f"{model}repeated.npz"))
+    assert resumed["slot 0"] == 20  # iterations: two of the 18 steps twice
+    assert [resumed[name] for name in resumed if name.endswith("step")] == ([] if model else [20, 20])

@@ -1,0 +1,124 @@
+"""Several threads that use one wrapped model: a thousand calls, and clones meanwhile."""
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+import kwrap
+from kwrap_prune import Prune
+
+from ..specimens import Mask, same, values
+
+ROUNDS = 1000
+INPUTS = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
+
+
+@kwrap.hook(layer_type=keras.layers.Dense, name="threads_look")
+class Look(kwrap.Hook):
+    """Emit the outputs, and add the inputs to them in training."""
+
+    def call(self, call_next, inputs, *, training):
+        outputs = call_next(inputs)
+        self.emit("outputs", outputs)
+        return outputs + inputs if training else outputs
+
+
+def network() -> keras.Model:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, activation="tanh", name="head")])
+    return kwrap.wrap_model(model, [Prune(), Look(), Mask()])
+
+
+def together(works: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Run each work in a thread of its own, all from one moment on; return what they return, or raise."""
+    works = list(works)
+    start, results = threading.Barrier(len(works)), [None] * len(works)
+
+    def run(place: int) -> None:
+        start.wait()
+        try:
+            results[place] = works[place]()
+        except BaseException as error:
+            results[place] = error
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(len(works))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def test_two_threads_call_one_model_with_inputs_and_modes_of_their_own():
+    model = network()
+    cases = [(INPUTS, False), (INPUTS * 2, True)]
+    expected = [np.asarray(model(inputs, training=training)) for inputs, training in cases]
+
+    def call(place: int) -> int:
+        inputs, training = cases[place]
+        return sum(same(model(inputs, training=training), expected[place]) for _ in range(ROUNDS))
+
+    assert together([lambda: call(0), lambda: call(1)]) == [ROUNDS, ROUNDS]
+
+
+def test_calls_leave_nothing_on_a_hook_but_what_its_author_keeps():
+    """Compared as objects: whatever a call stored on a hook or Wrapper would be one of them."""
+    model = network()
+    model(INPUTS, training=True)
+    parts = [part for layer in model.layers for part in (layer, *layer.hooks)]
+    before = [dict(vars(part)) for part in parts]
+    for training in (False, True):
+        model(INPUTS * 3, training=training)
+    after = [dict(vars(part)) for part in parts]
+    changed = [
+        {key for key in one.keys() | other.keys() if one.get(key) is not other.get(key)}
+        for one, other in zip(before, after, strict=True)
+    ]
+    # The tensors that Keras itself keeps of a layer's last call, of every layer.
+    assert set().union(*changed) <= {"_call_context_args", "_losses", "_losses_override"}
+
+
+def test_one_thread_clones_the_model_while_another_predicts_with_it():
+    model = network()
+    model.compile("adam", "mse")
+    expected, weights = np.asarray(model(INPUTS)), values(model.weights)
+    predicted = model.predict(INPUTS, verbose=0)
+    done = threading.Event()
+    rounds = {"calls": 0, "clones": 0}
+
+    def predict() -> int:
+        wrong = 0
+        while rounds["calls"] < ROUNDS or not rounds["clones"]:
+            wrong += not same(model(INPUTS), expected)
+            if rounds["calls"] % 50 == 0:
+                wrong += not same(model.predict(INPUTS, verbose=0), predicted)
+            rounds["calls"] += 1
+        done.set()
+        return wrong
+
+    def clone() -> int:
+        wrong = 0
+        while not done.is_set():
+            wrong += not same(kwrap.clone_model(model)(INPUTS), expected)
+            rounds["clones"] += 1
+        return wrong
+
+    assert together([predict, clone]) == [0, 0]
+    assert rounds["clones"] > 10
+    assert same(values(model.weights), weights)
+
+
+def test_two_threads_collect_from_one_model_each_what_it_calls():
+    model = network()
+
+    def work(factor: float) -> bool:
+        with kwrap.collect(model, "outputs") as found:
+            outputs = [model(INPUTS * factor) for _ in range(ROUNDS // 2)]
+        return same(found["head"], outputs)
+
+    assert together([lambda: work(1.0), lambda: work(2.0)]) == [True, True]
