@@ -274,6 +274,12 @@ def test_a_class_that_is_not_registered_is_loaded_as_a_custom_object(tmp_path):
     assert same(composites.outputs(loaded), composites.outputs(model))
     with pytest.raises(TypeError, match="Could not locate class 'Unregistered'"):
         keras.models.load_model(tmp_path / "model.keras")
+    fresh = Unregistered(name="mine")
+    fresh(composites.inputs())
+    kwrap.wrap_model(fresh, [Mask, Times])
+    fresh.load_weights(tmp_path / "model.keras")
+    assert equal_hooks(fresh, model)
+    assert same(composites.outputs(fresh), composites.outputs(model))
 
 
 def test_a_loaded_model_is_saved_and_loaded_again(tmp_path):

@@ -243,7 +243,7 @@ DOORS = {
         load=lambda path, kind: _eager(keras.models.load_model(path)),
     ),
     "model.pickle": Door(
-        about="`pickle`, `copy.deepcopy`",
+        about="`pickle`",
         keeps=WHOLE,
         save=lambda model, path: Path(path).write_bytes(pickle.dumps(model)),
         load=lambda path, kind: _eager(pickle.loads(Path(path).read_bytes())),
