@@ -143,7 +143,10 @@ class Hook(keras.layers.Layer):
         """Create variables; `layer` is built. Called once."""
 
     def initialize(self, layer: keras.Layer) -> None:
-        """Fill the variables from the layer's trained weights: when freshly wrapped, not on loading."""
+        """Fill the variables from the layer's trained weights: when freshly wrapped, or where a file lacks any of them.
+
+        What a file has of them is loaded after it.
+        """
 
     def merge(self, target: WeightTarget, value: Any) -> Any:
         """Return the value that is left in the weight when the hook is taken off."""

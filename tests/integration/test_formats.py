@@ -425,8 +425,9 @@ def test_a_wrapped_model_is_exported_as_its_unwrapped_copy_to_the_bit(door: str,
     plain = kwrap.unwrap_model(kwrap.clone_model(model))
     given = []
     for name, one in {"wrapped": model, "plain": plain}.items():
-        DOORS[door].save(one, str(tmp_path / name))
-        given.append(outputs_of(DOORS[door].load(str(tmp_path / name), ""), "nested Functional"))
+        path = str(tmp_path / f"{name}_{door}")
+        DOORS[door].save(one, path)
+        given.append(outputs_of(DOORS[door].load(path, ""), "nested Functional"))
     assert same(*given)
 
 
