@@ -10,7 +10,7 @@ import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook, copies_of
-from kwrap._saving import Hooked, hooks_in, put_hooks, without_hooks
+from kwrap._saving import Hooked, hooks_in, plain_class, put_hooks
 from kwrap._selection import places
 from kwrap._wrapper import Wrapper
 from kwrap.errors import CloneError, KwrapError, SavedHooksError, UncompiledCopyWarning
@@ -80,12 +80,51 @@ def _rebuild(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
 def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
     hooks = {position: (path, copies_of(own)) for position, (path, own) in hooks_in(layer).items()}
     count = len(places(layer))
-    with without_hooks(layer):
-        copy = _rebuild(layer, known)
-        if len(places(copy)) == count:
-            _check_alike(layer, copy)
+    copy = _rebuild(_view(layer, {}), known)
+    found = [_bare_classes(one) for one in (layer, copy)]
+    if len(places(copy)) == count and found[0] != found[1]:
+        raise _changed(layer, str(len(found[1]) - 1), len(found[0]) - 1)
     put_hooks(copy, count, hooks)
     return copy
+
+
+def _view(value: Any, views: dict[int, keras.Layer]) -> Any:
+    """Return `value` as it is without hooks, for the `get_config` of an author who knows nothing of them.
+
+    The layers in it are not touched, as `without_hooks` would: another thread may call them.
+    """
+    if isinstance(value, Wrapper):
+        return _view(value.layer, views)
+    if isinstance(value, keras.Layer):
+        return views[id(value)] if id(value) in views else _view_of_layer(value, views)
+    if isinstance(value, dict):
+        return {key: _view(item, views) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_view(item, views) for item in value]
+    if isinstance(value, tuple):
+        items = [_view(item, views) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return {_view(item, views) for item in value} if isinstance(value, set) else value
+
+
+def _view_of_layer(layer: keras.Layer, views: dict[int, keras.Layer]) -> keras.Layer:
+    if _keras.is_plain_graph(layer) and any(isinstance(inner, Wrapper) for inner in _keras.all_sublayers(layer)):
+        copies: dict[int, keras.Layer] = {}
+
+        def clone(inner: keras.Layer) -> keras.Layer:
+            bare = _view(inner, views)
+            if id(bare) not in copies:
+                copies[id(bare)] = _rebuild(bare, {})
+            return copies[id(bare)]
+
+        with _keras.uncompiled(layer):
+            views[id(layer)] = keras.models.clone_model(layer, clone_function=clone)
+    elif isinstance(layer, Hooked):
+        view = views[id(layer)] = object.__new__(plain_class(layer))
+        vars(view).update({name: _view(item, views) for name, item in vars(layer).items()})
+    else:
+        views[id(layer)] = layer
+    return views[id(layer)]
 
 
 def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
@@ -94,6 +133,11 @@ def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
     if classes[0] != classes[1]:
         held, rebuilt = (len(found) - 1 for found in classes)
         raise _changed(layer, str(rebuilt), held)
+
+
+def _bare_classes(layer: keras.Layer) -> list[type[keras.Layer]]:
+    layers = _without_inputs(_keras.flattened(layer))
+    return [plain_class(inner) for inner in layers if not isinstance(inner, Wrapper | Hook)]
 
 
 def _without_inputs(layers: Iterable[keras.Layer]) -> Iterator[keras.Layer]:
