@@ -375,6 +375,7 @@ def test_before_a_schedule_begins_a_pruned_model_gives_the_same():
     np.testing.assert_array_equal(prune_low_magnitude(model, ConstantSparsity(0.5, 1))(x), model(x))
 
 
+@pytest.mark.filterwarnings("ignore::kwrap.errors.HookStateWarning")
 def test_plain_weights_that_are_loaded_into_a_pruned_model_are_pruned(tmp_path):
     model = simple()
     model.save_weights(tmp_path / "plain.weights.h5")
