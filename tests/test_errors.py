@@ -8,11 +8,17 @@ import tensorflow as tf
 
 import kwrap
 from kwrap import errors
-from kwrap.errors import HookStateWarning, KwrapError, PluginWarning, UncompiledCopyWarning
+from kwrap.errors import DroppedHooksWarning, HookStateWarning, KwrapError, PluginWarning, UncompiledCopyWarning
 
-WARNINGS = {HookStateWarning, PluginWarning, UncompiledCopyWarning}
+WARNINGS = {DroppedHooksWarning, HookStateWarning, PluginWarning, UncompiledCopyWarning}
 
 CLASSES = {cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, KwrapError | UserWarning)}
+
+MISSING = [
+    errors.MissingPluginError("prune", "conv1", "prune", "kwrap-prune 0.2", "which is not here"),
+    errors.MissingPluginError("prune", "conv2", "prune", "kwrap-prune 0.2", "which is not here"),
+    errors.MissingPluginError("lora", "conv1", "lora", "kwrap-lora 1.0", "which is blocked"),
+]
 
 # By class: an error of it, its fields, and what its text has to say.
 EXAMPLES = {
@@ -160,6 +166,52 @@ EXAMPLES = {
             "pip install kwrap-prune"
         ],
     ),
+    errors.MissingPluginsError: (
+        ("net.keras", MISSING, ["kwrap-prune", "kwrap-lora"]),
+        {"file": "net.keras", "missing": MISSING, "packages": ["kwrap-prune", "kwrap-lora"], "hook": "prune"},
+        [
+            "'net.keras': hook 'prune' at 'conv1', 'conv2' needs plugin 'prune' (kwrap-prune 0.2), which is not here; ",
+            "hook 'lora' at 'conv1' needs plugin 'lora' (kwrap-lora 1.0), which is blocked. ",
+            "To load it: pip install kwrap-prune kwrap-lora; or kwrap.load_model(path, missing='drop').",
+        ],
+    ),
+    errors.DroppedHooksWarning: (
+        ("net.keras", [("lora", "a", "outputs may change"), ("lora", "b", "outputs may change")]),
+        {"file": "net.keras", "dropped": [("lora", "a", "outputs may change"), ("lora", "b", "outputs may change")]},
+        ["'net.keras' was loaded without hooks that cannot be had: 'lora' at 'a', 'b' (outputs may change)."],
+    ),
+    errors.UnreadableFileError: (
+        ("net.keras", "it is no zip archive"),
+        {"file": "net.keras", "problem": "it is no zip archive"},
+        ["'net.keras' cannot be loaded: it is no zip archive. Get or save the file again."],
+    ),
+    errors.OversizedFileError: (
+        ("net.keras", "its members declare 9 GiB", 9000, 100),
+        {"file": "net.keras", "problem": "its members declare 9 GiB", "declared": 9000, "limit": 100},
+        ["'net.keras' cannot be loaded: its members declare 9 GiB.", "If you trust it: max_size=9000 or more."],
+    ),
+    errors.UnknownClassError: (
+        ("net.keras", ["my.Layer", "os.system"]),
+        {"file": "net.keras", "names": ["my.Layer", "os.system"]},
+        [
+            "'net.keras' names 'my.Layer', 'os.system': neither",
+            "import the module that registers it (@keras.saving.register_keras_serializable())",
+            "custom_objects={'Name': ...}",
+        ],
+    ),
+    errors.UnsafeFileError: (
+        ("net.keras", ["a lambda", "TFSMLayer"]),
+        {"file": "net.keras", "names": ["a lambda", "TFSMLayer"]},
+        [
+            "'net.keras' holds code in 'a lambda', 'TFSMLayer'",
+            "Only if you trust whoever made the file: safe_mode=False",
+        ],
+    ),
+    errors.SaveError: (
+        ("net.keras", "No space left on device"),
+        {"file": "net.keras", "problem": "No space left on device"},
+        ["the model was not saved: No space left on device. What was at 'net.keras' before is as it was."],
+    ),
     errors.UnknownPluginError: (
         ("pruen", ["prune"]),
         {"name": "pruen", "known": ["prune"], "nearest": ["prune"]},
@@ -223,7 +275,7 @@ def test_an_error_goes_to_another_process_and_back(cls, protocol):
 @pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError} - WARNINGS, key=lambda cls: cls.__name__))
 def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
     assert issubclass(cls, KwrapError)
-    assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError)
+    assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError | OSError)
 
 
 def test_free_text_is_the_message():

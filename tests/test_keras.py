@@ -79,7 +79,7 @@ class OwnWay(keras.Model):
 
 
 def test_everything_in_keras_is_tested_here():
-    parts = (_keras._layer, _keras._graph, _keras._compiled)
+    parts = (_keras._layer, _keras._graph, _keras._compiled, _keras._files)
     for part in parts:
         functions = {name for name, value in vars(part).items() if getattr(value, "__module__", "") == part.__name__}
         assert sorted(name for name in functions if not name.startswith("_")) == part.__all__
@@ -1125,6 +1125,62 @@ def test_compile_arguments_are_the_objects_that_were_given():
     assert (arguments["loss"] is loss, arguments["optimizer"] is model.optimizer) == (True, True)
     assert (arguments["metrics"], arguments["steps_per_execution"]) == (["mae"], 2)
     functional().compile(**arguments)
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_load_archive_gives_the_model_of_an_open_file(tmp_path):
+    model = functional()
+    model.compile("sgd", "mse")
+    model.save(tmp_path / "model.keras")
+    with open(tmp_path / "model.keras", "rb") as file:
+        for compiled in (True, False):
+            file.seek(0)
+            loaded = _keras.load_archive(file, None, compiled, True)
+            assert loaded.compiled is compiled
+            assert np.array_equal(loaded(ONES), model(ONES))
+
+
+def test_load_archive_hands_on_custom_objects_and_the_safe_mode(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), Holder(), layers.Lambda(lambda inputs: inputs + 1)])
+    with pytest.warns(UserWarning, match="lambda"):
+        model.save(tmp_path / "model.keras")
+    with open(tmp_path / "model.keras", "rb") as file:
+        with pytest.raises(ValueError, match="safe_mode=False"):
+            _keras.load_archive(file, {"Holder": Holder}, True, True)
+        file.seek(0)
+        assert np.array_equal(_keras.load_archive(file, {"Holder": Holder}, True, False)(ONES), model(ONES))
+
+
+def test_the_name_counters_are_set_back_to_what_they_were():
+    layers.Dense(1)
+    restore = _keras.name_counters_restorer()
+    next_name = layers.Dense(1).name
+    layers.Dense(1)
+    restore()
+    assert layers.Dense(1).name == next_name
+
+
+def test_variables_are_measured_before_they_are_made_by_a_layer_an_optimizer_and_a_value():
+    sizes = []
+    with _keras.variables_measured(sizes.append):
+        layer = dense(2)
+        optimizer = keras.optimizers.SGD(momentum=0.5)
+        optimizer.build([layer.kernel])
+        keras.Variable(np.ones((4, 2), "int8"))
+    dense(2)
+    # kernel and bias; the step and the learning rate, the kernel's momentum
+    assert sizes == [24, 8, 8, 4, 24, 8]
+
+
+def test_a_variable_that_is_refused_is_never_made():
+    def refuse(size):
+        raise MemoryError(size)
+
+    with _keras.variables_measured(refuse), pytest.raises(MemoryError) as refused:
+        layers.Dense(10**9).build((None, 10**9))
+    assert refused.value.args == (4 * 10**18,)
 
 
 # --- replicas --------------------------------------------------------------------------------------------------------

@@ -567,6 +567,13 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "plugin": None,
             "plugin_version": None,
             "config": {"scale": 0.5, "name": "mine", "phase": "always", "targets": None},
+            "effect": {
+                "class": "WrapperCentre",
+                "methods": ["parametrize"],
+                "observes": False,
+                "freezes": False,
+                "trainable": [],
+            },
         },
         {
             "hook": "wrapper_scale",
@@ -574,6 +581,13 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "plugin": None,
             "plugin_version": None,
             "config": {"factor": 2.0, "name": "wrapper_scale", "phase": "always", "targets": None},
+            "effect": {
+                "class": "wrapper_scale",
+                "methods": ["call"],
+                "observes": False,
+                "freezes": False,
+                "trainable": [],
+            },
         },
     ]
     back = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(wrapped))

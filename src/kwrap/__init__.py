@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 
 import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, there from the start
 from kwrap import errors, hookspecs
+from kwrap._checking import NonFinite, check
+from kwrap._files import save_model
 from kwrap._hook import Hook, Rule
 from kwrap._kernel import Kernel, kernel
+from kwrap._loading import load_model
 from kwrap._model import bypass, clone_function, clone_model, collect, find_hooks, plan, unwrap_model, wrap_model
 from kwrap._plan import Plan, Problem
 from kwrap._plugins import plugins
@@ -18,12 +21,14 @@ from kwrap.hookspecs import hookimpl
 __all__ = [
     "Hook",
     "Kernel",
+    "NonFinite",
     "Plan",
     "Problem",
     "Rule",
     "WeightTarget",
     "Wrapper",
     "bypass",
+    "check",
     "clone_function",
     "clone_model",
     "collect",
@@ -33,9 +38,11 @@ __all__ = [
     "hookimpl",
     "hookspecs",
     "kernel",
+    "load_model",
     "plan",
     "plugins",
     "registered",
+    "save_model",
     "testing",
     "unwrap_model",
     "use",

@@ -63,6 +63,8 @@ class Hook(keras.layers.Layer):
     version: ClassVar[int] = 1
     changes_output: ClassVar[bool] = False
     freezes: ClassVar[bool] = False
+    # Whether `call` and `parametrize` change nothing of what they pass on: a file says so to those who lack the hook.
+    observes: ClassVar[bool] = False
 
     phase: Phase
     targets: Sequence[str] | Callable[[WeightTarget], bool] | None

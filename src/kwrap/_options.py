@@ -8,6 +8,7 @@ from typing import Any, cast
 import keras
 import numpy as np
 
+from kwrap._references import check_references
 from kwrap.errors import OptionError, listed, nearest
 
 __all__ = ["bind_options", "copied", "own_options", "revived", "stored"]
@@ -90,6 +91,7 @@ def _stored_object(cls: type[Any], option: str, value: Any) -> Any:
         )
     config = keras.saving.serialize_keras_object(value)
     try:
+        check_references(config, cls.hook_name)
         back = keras.saving.deserialize_keras_object(config)
     except Exception as error:  # such as a lambda inside a layer
         raise refused(f"{value!r} cannot be loaded from its config: {error}") from error
@@ -113,6 +115,7 @@ def revived(value: Any) -> Any:
         return [revived(item) for item in value]
     if isinstance(value, dict):
         if value.keys() >= _SERIALIZED:
+            check_references(value, "an option of a hook")
             return keras.saving.deserialize_keras_object(value)
         return {key: revived(item) for key, item in value.items()}
     return value

@@ -7,7 +7,9 @@ may be used is asked at each look-up, so that blocking a plugin hides its hooks 
 import inspect
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, Protocol, TypeVar, final, overload
 
@@ -37,6 +39,8 @@ __all__ = [
     "resolve",
     "resolve_saved",
     "revive",
+    "standing_in",
+    "to_install",
     "use",
 ]
 
@@ -49,6 +53,7 @@ LayerTypes = type[keras.Layer] | tuple[type[keras.Layer], ...]
 # Keyed by name, module and qualified name: what is defined again replaces itself, and no other owner's hook.
 _definitions: Final[dict[tuple[str, str, str], type[Hook]]] = {}
 _lock: Final = threading.Lock()
+_stand_in: Final[ContextVar[Callable[[Mapping[str, Any], str], Hook] | None]] = ContextVar("stand_in", default=None)
 
 
 @final
@@ -170,6 +175,21 @@ def record(hook: Hook) -> dict[str, Any]:
         "plugin": owner.name if owner else None,
         "plugin_version": owner.origin if owner else None,
         "config": hook.get_config(),
+        "effect": effect_of(hook),
+    }
+
+
+def effect_of(hook: Hook) -> dict[str, Any]:
+    """Return what a file is to say of a hook to those who lack it: what the model is without it, and how to read on.
+
+    Keras names a hook's state in the file by the class, and an optimizer's slots by their order alone.
+    """
+    return {
+        "class": type(hook).__name__,
+        "methods": [method for method in ("call", "parametrize", "constrain") if hook.overrides(method)],
+        "observes": hook.observes,
+        "freezes": hook.freezes,
+        "trainable": [[list(variable.shape), variable.dtype] for variable in hook.trainable_variables],
     }
 
 
@@ -181,13 +201,28 @@ def revive(saved: Mapping[str, Any], path: str) -> Hook:
         MissingPluginError, AmbiguousHookError: as `resolve_saved`.
     """
     name, plugin, version = saved["hook"], saved["plugin"], saved["version"]
-    hook_class = resolve_saved(name, plugin, path, saved["plugin_version"])
+    try:
+        hook_class = resolve_saved(name, plugin, path, saved["plugin_version"])
+    except MissingPluginError:
+        if (stand_in := _stand_in.get()) is not None:
+            return stand_in(saved, path)
+        raise
     if version > hook_class.version:
         raise HookVersionError(name, path, version, hook_class.version, plugin)
     options = saved["config"]
     if version < hook_class.version:
         options = hook_class.migrate(copied(options), version)
     return hook_class.from_config(options)
+
+
+@contextmanager
+def standing_in(stand_in: Callable[[Mapping[str, Any], str], Hook]) -> Iterator[None]:
+    """Inside the context, let `stand_in(record, path)` be the hook of a record whose own cannot be had."""
+    token = _stand_in.set(stand_in)
+    try:
+        yield
+    finally:
+        _stand_in.reset(token)
 
 
 def owner_of(hook_class: type[Hook]) -> Plugin | None:
@@ -262,10 +297,23 @@ def _why_missing(plugin: str | None, version: str | None) -> str:
         return "which no plugin has: define it (@kwrap.hook), or import the module that does, before loading"
     installed = [known for known in plugins.list() if known.name == plugin]
     if not installed:
-        distribution = version.split()[0] if version and " " in version else f"kwrap-{plugin}"
-        return f"which is not installed: pip install {distribution}"
+        return f"which is not installed: pip install {_distribution(plugin, version)}"
     for known in installed:
         if not known.usable:
             return known.unusable_because
     hooks = listed(entry.name for entry in registered() if entry.plugin == plugin)
     return f"of which {installed[0].origin} is installed, and has no such hook; it has {hooks}"
+
+
+def to_install(error: MissingPluginError) -> str | None:
+    """Return the package to install for a hook that cannot be had; None where that is not what is missing."""
+    if error.plugin is None or any(known.name == error.plugin for known in plugins.list()):
+        return None
+    return _distribution(error.plugin, error.version)
+
+
+def _distribution(plugin: str, version: str | None) -> str:
+    """Return the package that a file says its plugin is in, where that can be the name of one."""
+    named = version.split()[0] if version and " " in version else f"kwrap-{plugin}"
+    # A file's word becomes a command that people copy.
+    return named if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", named) else "the package that has it"

@@ -12,6 +12,7 @@ __all__ = [
     "AbsentHookError",
     "AmbiguousHookError",
     "CloneError",
+    "DroppedHooksWarning",
     "DuplicateHookError",
     "FixedLayerError",
     "HookCallError",
@@ -24,23 +25,29 @@ __all__ = [
     "KwrapError",
     "LayerTypeError",
     "MissingPluginError",
+    "MissingPluginsError",
     "ModelTypeError",
     "NoHooksError",
     "OptionError",
     "OptionValueError",
     "OutputChangedError",
+    "OversizedFileError",
     "PlanError",
     "PluginAnswerError",
     "PluginWarning",
     "RuleError",
+    "SaveError",
     "SavedFormatError",
     "SavedHooksError",
     "TargetAnswerError",
     "TargetDefinitionError",
     "TargetError",
     "UncompiledCopyWarning",
+    "UnknownClassError",
     "UnknownHookError",
     "UnknownPluginError",
+    "UnreadableFileError",
+    "UnsafeFileError",
     "WrapperStateError",
 ]
 
@@ -331,6 +338,94 @@ class SavedHooksError(KwrapError, ValueError):
             "rebuilds it now: the places of its hooks are unknown. Load it with the class that it was saved "
             "with; or build the model, wrap it, and load its weights alone."
         )
+
+
+class MissingPluginsError(MissingPluginError):
+    """A saved model needs hooks that cannot be had: all of them, each with the reason; the fields are the first's.
+
+    `missing` holds a MissingPluginError for each hook; the way round is `kwrap.load_model(path, missing="drop")`.
+    """
+
+    def __init__(self, file: str, missing: Sequence[MissingPluginError], packages: Sequence[str]) -> None:
+        first = missing[0]
+        self.file, self.missing, self.packages = file, list(missing), list(packages)
+        super().__init__(first.hook, first.path, first.plugin, first.version, first.problem)
+        paths: dict[tuple[str, str | None, str | None, str], list[str]] = {}
+        for one in missing:
+            paths.setdefault((one.hook, one.plugin, one.version, one.problem), []).append(one.path)
+        lines = []
+        for (hook, plugin, version, problem), places in paths.items():
+            needs = f" needs plugin {plugin!r}" + (f" ({version})" if version else "") if plugin else ""
+            lines.append(f"hook {hook!r} at {listed(places, 4)}{needs}, {problem}")
+        install = f"pip install {' '.join(self.packages)}; or " if len(self.packages) > 1 else ""
+        text = "; ".join(lines)
+        self.args = (f"{file!r}: {text}. To load it: {install}kwrap.load_model(path, missing='drop').",)
+
+
+class DroppedHooksWarning(UserWarning):
+    """Hooks of a file were left out on loading, as `missing="drop"` asks; `dropped` is (hook, path, what it means)."""
+
+    def __init__(self, file: str, dropped: Sequence[tuple[str, str, str]]) -> None:
+        self.file, self.dropped = file, list(dropped)
+        paths: dict[tuple[str, str], list[str]] = {}
+        for hook, path, meaning in dropped:
+            paths.setdefault((hook, meaning), []).append(path)
+        lines = [f"{hook!r} at {listed(places, 4)} ({meaning})" for (hook, meaning), places in paths.items()]
+        super().__init__(f"{file!r} was loaded without hooks that cannot be had: {'; '.join(lines)}.")
+
+
+class UnreadableFileError(KwrapError, ValueError):
+    """A file is no saved model, or a damaged or forged one, or Keras cannot rebuild it (`__cause__`)."""
+
+    def __init__(self, file: str, problem: str, way_out: str = "Get or save the file again.") -> None:
+        self.file, self.problem = file, problem
+        super().__init__(f"{file!r} cannot be loaded: {problem}. {way_out}")
+
+
+class OversizedFileError(UnreadableFileError):
+    """A file declares more than is read of a file of its size: `declared` bytes, where `limit` is the most."""
+
+    def __init__(self, file: str, problem: str, declared: int, limit: int) -> None:
+        self.declared, self.limit = declared, limit
+        super().__init__(file, problem, f"If you trust it: max_size={declared} or more.")
+
+
+class UnknownClassError(KwrapError, TypeError):
+    """A file names classes or functions that are not known: not Keras' or KerasHub's own, not registered, not given.
+
+    `names` holds each as the file names it.
+    """
+
+    def __init__(self, file: str, names: Sequence[str]) -> None:
+        self.file, self.names = file, list(names)
+        super().__init__(
+            f"{file!r} names {listed(self.names)}: neither a layer or another part of a model that is Keras' or "
+            "KerasHub's own, nor registered with Keras, nor in custom_objects. If it is yours, import the module that "
+            "registers it (@keras.saving.register_keras_serializable()), or give it: custom_objects={'Name': ...}."
+        )
+
+
+class UnsafeFileError(KwrapError, ValueError):
+    """A file holds code, which loading it would run: a Python lambda, a pickle, a TensorFlow program."""
+
+    def __init__(self, file: str, names: Sequence[str]) -> None:
+        self.file, self.names = file, list(names)
+        super().__init__(
+            f"{file!r} holds code in {listed(self.names)}, which would run with all your rights. "
+            "Only if you trust whoever made the file: safe_mode=False."
+        )
+
+
+class SaveError(KwrapError, OSError):
+    """A model could not be written; what stood at the path before is whole. The operating system's is `__cause__`."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file, self.problem = file, problem
+        super().__init__(f"the model was not saved: {problem}. What was at {file!r} before is as it was.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild by `__init__`: an OSError takes its text nowhere else."""
+        return type(self), (self.file, self.problem), vars(self)
 
 
 class UnknownPluginError(KwrapError, LookupError):

@@ -19,8 +19,9 @@ from tensorflow.python.trackable.data_structures import ListWrapper
 from tensorflow.python.trackable.data_structures import _DictWrapper as DictProxy
 from tensorflow.python.trackable.data_structures import _TupleWrapper as TupleProxy
 
-from kwrap._keras import _compiled, _graph, _layer
+from kwrap._keras import _compiled, _files, _graph, _layer
 from kwrap._keras._compiled import *  # noqa: F403 - one door to them all
+from kwrap._keras._files import *  # noqa: F403
 from kwrap._keras._graph import *  # noqa: F403
 from kwrap._keras._layer import *  # noqa: F403
 
@@ -39,5 +40,6 @@ __all__ = [
     "in_symbolic_scope",
 ]
 __all__ += _compiled.__all__
+__all__ += _files.__all__
 __all__ += _graph.__all__
 __all__ += _layer.__all__

@@ -1,0 +1,57 @@
+"""What kwrap touches of how Keras loads a file, and of what it keeps for a process meanwhile."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import keras
+import tensorflow as tf
+from keras.src.backend.common import global_state
+from keras.src.saving import saving_lib
+
+__all__ = ["load_archive", "name_counters_restorer", "variables_measured"]
+
+
+def load_archive(
+    file: BinaryIO, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool
+) -> keras.Model:
+    """Return the model of an open `.keras` file.
+
+    The public function takes a path alone: what it opens may be another file than the one that was checked.
+    """
+    return saving_lib.load_model(file, custom_objects, compile, safe_mode)
+
+
+def name_counters_restorer() -> Callable[[], None]:
+    """Return what sets the counters of automatic names (`dense_1`) back to what they are now."""
+    counters = global_state.get_global_attribute("object_name_uids")
+    before = None if counters is None else counters.copy()
+    return lambda: global_state.set_global_attribute("object_name_uids", before)
+
+
+@contextmanager
+def variables_measured(measure: Callable[[int], None]) -> Iterator[None]:
+    """Inside the context, call `measure` with the bytes of each variable before its first value is made.
+
+    What `measure` raises keeps the variable from being made.
+    """
+
+    def create(next_creator: Callable[..., Any], **arguments: Any) -> Any:
+        measure(_size(arguments.get("initial_value")))
+        return next_creator(**arguments)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def _size(initial_value: Any) -> int:
+    # Keras gives TensorFlow a function without arguments, and no shape: the variable stands in its closure.
+    if inspect.isfunction(initial_value):
+        initial_value = inspect.getclosurevars(initial_value).nonlocals.get("self")
+    if not isinstance(initial_value, keras.Variable | tf.Tensor):
+        return 0
+    count = 1
+    for length in initial_value.shape:
+        count *= int(length or 0)
+    return count * int(tf.as_dtype(initial_value.dtype).size)

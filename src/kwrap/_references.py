@@ -1,0 +1,140 @@
+"""What a file's config may name: Keras' and KerasHub's own classes, what is registered with Keras, what was given.
+
+Keras itself lets a config name every public function of Keras, those that download and write files but for a list of
+them, and imports any module of Keras, KerasHub, KerasCV and KerasNLP that it names (keras.src.saving, 3.15).
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Container, Iterator, Mapping
+from typing import Any, Final
+
+import keras
+
+from kwrap.errors import UnknownClassError, UnsafeFileError
+from kwrap_files import parts_of
+
+__all__ = ["check_references"]
+
+# Values, which Keras makes without looking a name up.
+_VALUES: Final = frozenset(["__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"])
+# Keras' public functions that layers take, by the module of their public name. None of them reads, writes, or sets.
+_FUNCTIONS: Final = frozenset(
+    f"keras.{name}"
+    for name in (
+        *("activations", "constraints", "initializers", "losses", "metrics", "random", "regularizers"),
+        *("ops", "ops.image", "ops.linalg", "ops.nn", "ops.numpy"),
+    )
+)
+# They make of a config what it names, and what a file says to do is for Keras' own loading alone.
+_LOADERS: Final = frozenset(["deserialize", "get", "serialize"])
+# They unpickle, run a program of TensorFlow, or load code; Keras refuses them in safe mode, too.
+_CODE: Final = frozenset(["TFSMLayer", "TorchModuleWrapper"])
+
+
+def check_references(
+    config: Any,
+    file: str,
+    *,
+    custom_objects: Mapping[str, Any] | None = None,
+    safe_mode: bool = True,
+    legacy: bool = False,
+    skip: Container[int] = (),
+) -> None:
+    """Raise unless everything that `config` names may be named by a file; nothing is made of it.
+
+    Args:
+        safe_mode: whether lambdas and other code are refused.
+        legacy: whether it is the config of an `.h5` file, whose classes are named without their modules.
+        skip: ids of parts that are left out.
+
+    Raises:
+        UnsafeFileError: it holds code.
+        UnknownClassError: it names what is neither Keras' nor registered nor in `custom_objects`.
+    """
+    found = [part for part in parts_of(config, skip) if "class_name" in part and "config" in part]
+    if safe_mode and (code := [name for part in found for name in _code(part)]):
+        raise UnsafeFileError(file, list(dict.fromkeys(code)))
+    unknown = [_title(part) for part in found if not _is_known(part, custom_objects or {}, legacy)]
+    if unknown:
+        raise UnknownClassError(file, list(dict.fromkeys(unknown)))
+
+
+def _code(part: Mapping[str, Any]) -> Iterator[str]:
+    name = part["class_name"]
+    if name == "__lambda__":
+        yield "a lambda"
+    elif isinstance(name, str) and name in _CODE:
+        yield name
+
+
+def _is_known(part: Mapping[str, Any], given: Mapping[str, Any], legacy: bool) -> bool:
+    """Tell whether what Keras would make of a part of a config is known, by the names that Keras looks at."""
+    class_name, module = part["class_name"], part.get("module")
+    if class_name == "__lambda__" or (isinstance(class_name, str) and class_name in _VALUES):
+        return True
+    name = class_name
+    registered = part.get("registered_name", class_name)
+    if class_name == "function":
+        name = registered = part["config"]
+    elif class_name == "__typespec__":
+        name = part.get("spec_name")
+    if _is_registered(registered, given):
+        return True
+    if not isinstance(name, str):
+        return False
+    if module is None and ("module" not in part or legacy):
+        # Keras looks it up among its own alone.
+        return not legacy or _is_registered(name, given) or _is_public_class(name)
+    if not isinstance(module, str):
+        return False
+    if class_name == "function" and module == "builtins":
+        # A function of Keras by its bare name, or one that is registered, as Keras 3.6 wrote it.
+        return "." not in name
+    return _is_kerass_own(f"{module}.{name}") or _is_inside(module, name)
+
+
+def _is_registered(name: Any, given: Mapping[str, Any]) -> bool:
+    return isinstance(name, str) and keras.saving.get_registered_object(name, dict(given)) is not None
+
+
+def _is_kerass_own(public: str) -> bool:
+    """Tell whether a public name of Keras is a class' that configs are for, or a function's that layers take."""
+    module, _, name = public.rpartition(".")
+    if module.partition(".")[0] != "keras":
+        return False
+    if module in _FUNCTIONS and name not in _LOADERS:
+        return True
+    found: Any = sys.modules["keras"]
+    for part in public.split(".")[1:]:
+        found = vars(found).get(part) if inspect.ismodule(found) else None
+    return inspect.isclass(found) and hasattr(found, "from_config")
+
+
+def _is_public_class(name: str) -> bool:
+    spaces = ("layers", "models", "optimizers", "optimizers.schedules", "losses", "metrics", "initializers")
+    return name == "Functional" or any(
+        _is_kerass_own(f"keras.{space}.{name}") for space in (*spaces, "regularizers", "constraints", "dtype_policies")
+    )
+
+
+def _is_inside(module: str, name: str) -> bool:
+    """Tell whether `name` is a class of a module of Keras or KerasHub that is there already: none is imported."""
+    package = module.partition(".")[0]
+    if package == "keras_hub" and package not in sys.modules:
+        try:
+            importlib.import_module("keras_hub")
+        except ImportError:
+            return False
+    there = sys.modules.get(module) if package in ("keras", "keras_hub") else None
+    found = vars(there).get(name) if there is not None else None
+    # Not what such a module has imported for itself.
+    own = inspect.isclass(found) and found.__module__.partition(".")[0] in ("keras", "keras_hub")
+    return own and hasattr(found, "from_config")
+
+
+def _title(part: Mapping[str, Any]) -> str:
+    name = part["config"] if part["class_name"] == "function" else part["class_name"]
+    module = part.get("module")
+    return f"{module}.{name}"[:200] if module else f"{part.get('registered_name') or name}"[:200]

@@ -1,0 +1,20 @@
+"""What the file of a saved model holds, read without Keras or TensorFlow and without running anything of it.
+
+A package beside `kwrap`, for importing kwrap imports Keras: `kwrap inspect` and `kwrap.load_model` both read with it.
+"""
+
+from kwrap_files._contents import Contents, read_contents, read_open
+from kwrap_files._needs import SavedHook, hooks_of, parts_of
+from kwrap_files._problems import BadFileError, OversizedError, in_bytes
+
+__all__ = [
+    "BadFileError",
+    "Contents",
+    "OversizedError",
+    "SavedHook",
+    "hooks_of",
+    "in_bytes",
+    "parts_of",
+    "read_contents",
+    "read_open",
+]

@@ -1,0 +1,114 @@
+"""What a model's config names: hooks with their plugins, classes and functions."""
+
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kwrap_files._problems import BadFileError
+
+__all__ = ["SavedHook", "hooks_of", "parts_of"]
+
+WRAPPER, HOOKED = "kwrap>Wrapper", "kwrap>Hooked"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedHook:
+    """A hook in a file: `path` is its layer's place, `plugin` None for a user's own, `record` what the file says."""
+
+    path: str
+    hook: str
+    version: int
+    plugin: str | None
+    plugin_version: str | None
+    options: Mapping[str, Any]
+    effect: Mapping[str, Any] | None
+    record: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The hook's name on its layer."""
+        return str(self.options.get("name") or self.hook)
+
+    @property
+    def without_it(self) -> str:
+        """What the model is without the hook, as far as the file tells."""
+        effect = self.effect
+        methods = effect.get("methods") if isinstance(effect, Mapping) else None
+        if not isinstance(effect, Mapping) or not isinstance(methods, list):
+            return "outputs may change: the file does not say what the hook acts on"
+        acts = [what for method, what in _ACTS_ON.items() if method in methods]
+        if not acts or effect.get("observes") is True:
+            return "outputs stay: the hook only observes" if acts else "outputs stay: the hook acts on nothing"
+        if methods == ["constrain"] or self.options.get("phase") == "training":
+            return f"outputs stay, further training changes: the hook acts on {' and '.join(acts)} in training"
+        acts = [what for method, what in _ACTS_ON.items() if method in methods and method != "constrain"]
+        return f"outputs may change: the hook acts on {' and '.join(acts)}"
+
+
+_ACTS_ON = {"call": "activations", "parametrize": "weights as read", "constrain": "weights as stored"}
+
+
+def parts_of(config: Any, skip: Container[int] = ()) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object in a config, parents first, in the file's order; however deep.
+
+    Those whose id is in `skip` are left out, with all that they hold.
+    """
+    waiting = [config]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict) and id(part) not in skip:
+            yield part
+            waiting.extend(reversed(part.values()))
+        elif isinstance(part, list):
+            waiting.extend(reversed(part))
+
+
+def hooks_of(config: Any) -> list[SavedHook]:
+    """Return the hooks in a config, in the file's order.
+
+    Raises:
+        BadFileError: what should be the record of a hook is none.
+    """
+    hooks = []
+    for part in parts_of(config):
+        if "class_name" in part and isinstance(inner := part.get("config"), dict):
+            # As Keras looks a class up.
+            name = part.get("registered_name", part["class_name"])
+            if name == WRAPPER:
+                hooks += _hooks_at(inner)
+            elif name == HOOKED and "needs" in inner:
+                for place in _listed(inner, "hooks"):
+                    hooks += _hooks_at(place)
+    return hooks
+
+
+def _hooks_at(place: Any) -> list[SavedHook]:
+    path = _typed(place, "path", str)
+    return [_saved_hook(path, record) for record in _listed(place, "hooks")]
+
+
+def _listed(holder: Any, key: str) -> list[Any]:
+    listed: list[Any] = _typed(holder, key, list)
+    return listed
+
+
+def _saved_hook(path: str, record: Any) -> SavedHook:
+    options = _typed(record, "config", dict)
+    return SavedHook(
+        path=path,
+        hook=_typed(record, "hook", str),
+        version=_typed(record, "version", int),
+        plugin=_typed(record, "plugin", str, type(None)),
+        plugin_version=_typed(record, "plugin_version", str, type(None)),
+        options=options,
+        effect=record.get("effect"),
+        record=record,
+    )
+
+
+def _typed(holder: Any, key: str, *kinds: type) -> Any:
+    value = holder.get(key) if isinstance(holder, dict) else None
+    known = isinstance(holder, dict) and (key in holder or type(None) in kinds)
+    if not known or not isinstance(value, kinds):
+        raise BadFileError(f"a record of hooks in it is damaged: {key!r} is {str(value)[:100]!r}")
+    return value
