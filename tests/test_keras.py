@@ -1144,8 +1144,7 @@ def test_load_archive_gives_the_model_of_an_open_file(tmp_path):
 
 def test_load_archive_hands_on_custom_objects_and_the_safe_mode(tmp_path):
     model = keras.Sequential([keras.Input((3,)), Holder(), layers.Lambda(lambda inputs: inputs + 1)])
-    with pytest.warns(UserWarning, match="lambda"):
-        model.save(tmp_path / "model.keras")
+    model.save(tmp_path / "model.keras")
     with open(tmp_path / "model.keras", "rb") as file:
         with pytest.raises(ValueError, match="safe_mode=False"):
             _keras.load_archive(file, {"Holder": Holder}, True, True)

@@ -568,7 +568,6 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "plugin_version": None,
             "config": {"scale": 0.5, "name": "mine", "phase": "always", "targets": None},
             "effect": {
-                "class": "WrapperCentre",
                 "methods": ["parametrize"],
                 "observes": False,
                 "freezes": False,
@@ -582,7 +581,6 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "plugin_version": None,
             "config": {"factor": 2.0, "name": "wrapper_scale", "phase": "always", "targets": None},
             "effect": {
-                "class": "wrapper_scale",
                 "methods": ["call"],
                 "observes": False,
                 "freezes": False,

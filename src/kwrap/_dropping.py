@@ -15,8 +15,7 @@ __all__ = ["StandIn", "stand_in"]
 class StandIn(Hook):
     """Acts on nothing, in a hook's place: what else is in the file, Keras then finds where it would with the hook.
 
-    That is the state of the other hooks on the layer, numbered by class, and an optimizer's slots, of which those of
-    the hook's own variables come in their order among all.
+    An optimizer's slots have no names in a file: those of the hook's variables come in their order among all.
     """
 
     _trainable: list[tuple[tuple[int, ...], str]]
@@ -41,7 +40,7 @@ def stand_in(saved: Mapping[str, Any], path: str) -> Hook:
     effect = effect if isinstance(effect, Mapping) else {}
     options = saved["config"]
     name = str(options.get("name") or saved["hook"])
-    cls: type[StandIn] = types.new_class(_class_name(saved, effect), (StandIn,))
+    cls: type[StandIn] = types.new_class("StandIn", (StandIn,))
     cls.layer_type, cls.hook_name, cls.freezes = (keras.layers.Layer,), saved["hook"], effect.get("freezes") is True
     targets = options.get("targets")
     named = isinstance(targets, list) and all(isinstance(target, str) for target in targets)
@@ -50,9 +49,3 @@ def stand_in(saved: Mapping[str, Any], path: str) -> Hook:
     # Past Keras' tracking, as they are no state.
     hook.__dict__["_trainable"] = [(tuple(shape), dtype) for shape, dtype in trainable or []]
     return hook
-
-
-def _class_name(saved: Mapping[str, Any], effect: Mapping[str, Any]) -> str:
-    """Return the hook's class' name, by which Keras finds its state; without a record of it, what it is by default."""
-    name = effect.get("class", saved["hook"])
-    return name if isinstance(name, str) and name.isidentifier() else "StandIn"

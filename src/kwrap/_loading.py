@@ -123,8 +123,11 @@ def _named(file: str, error: Exception) -> KwrapError:
         return UnreadableFileError(file, error.strerror or str(error), "Is it the right path?")
     if (own := _own_error(error)) is not None:  # Keras makes a TypeError anew where a class' `from_config` raises one
         return own
-    text = f"{type(error).__name__}: {error}"
-    shown = (text.splitlines() or [""])[0][:300]
+    while isinstance(error.__context__, Exception) and "could not be deserialized properly" in str(error):
+        error = error.__context__  # Keras' text begins with the whole config
+    # Keras tells the whole config first, and then what is the matter.
+    text = str(error).rpartition("Exception encountered: ")[2].strip()
+    shown = f"{type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"
     return UnreadableFileError(file, f"Keras cannot rebuild its model: {shown}", "The cause is Keras' own error.")
 
 

@@ -7,13 +7,13 @@ them, and imports any module of Keras, KerasHub, KerasCV and KerasNLP that it na
 import importlib
 import inspect
 import sys
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from typing import Any, Final
 
 import keras
 
 from kwrap.errors import UnknownClassError, UnsafeFileError
-from kwrap_files import parts_of
+from kwrap_files import code_of, parts_of, title_of
 
 __all__ = ["check_references"]
 
@@ -29,8 +29,6 @@ _FUNCTIONS: Final = frozenset(
 )
 # They make of a config what it names, and what a file says to do is for Keras' own loading alone.
 _LOADERS: Final = frozenset(["deserialize", "get", "serialize"])
-# They unpickle, run a program of TensorFlow, or load code; Keras refuses them in safe mode, too.
-_CODE: Final = frozenset(["TFSMLayer", "TorchModuleWrapper"])
 
 
 def check_references(
@@ -54,19 +52,11 @@ def check_references(
         UnknownClassError: it names what is neither Keras' nor registered nor in `custom_objects`.
     """
     found = [part for part in parts_of(config, skip) if "class_name" in part and "config" in part]
-    if safe_mode and (code := [name for part in found for name in _code(part)]):
-        raise UnsafeFileError(file, list(dict.fromkeys(code)))
-    unknown = [_title(part) for part in found if not _is_known(part, custom_objects or {}, legacy)]
+    if safe_mode and (code := code_of(config, skip)):
+        raise UnsafeFileError(file, code)
+    unknown = [title_of(part) for part in found if not _is_known(part, custom_objects or {}, legacy)]
     if unknown:
         raise UnknownClassError(file, list(dict.fromkeys(unknown)))
-
-
-def _code(part: Mapping[str, Any]) -> Iterator[str]:
-    name = part["class_name"]
-    if name == "__lambda__":
-        yield "a lambda"
-    elif isinstance(name, str) and name in _CODE:
-        yield name
 
 
 def _is_known(part: Mapping[str, Any], given: Mapping[str, Any], legacy: bool) -> bool:
@@ -106,6 +96,10 @@ def _is_kerass_own(public: str) -> bool:
         return False
     if module in _FUNCTIONS and name not in _LOADERS:
         return True
+    return _is_class(public)
+
+
+def _is_class(public: str) -> bool:
     found: Any = sys.modules["keras"]
     for part in public.split(".")[1:]:
         found = vars(found).get(part) if inspect.ismodule(found) else None
@@ -115,7 +109,7 @@ def _is_kerass_own(public: str) -> bool:
 def _is_public_class(name: str) -> bool:
     spaces = ("layers", "models", "optimizers", "optimizers.schedules", "losses", "metrics", "initializers")
     return name == "Functional" or any(
-        _is_kerass_own(f"keras.{space}.{name}") for space in (*spaces, "regularizers", "constraints", "dtype_policies")
+        _is_class(f"keras.{space}.{name}") for space in (*spaces, "regularizers", "constraints", "dtype_policies")
     )
 
 
@@ -132,9 +126,3 @@ def _is_inside(module: str, name: str) -> bool:
     # Not what such a module has imported for itself.
     own = inspect.isclass(found) and found.__module__.partition(".")[0] in ("keras", "keras_hub")
     return own and hasattr(found, "from_config")
-
-
-def _title(part: Mapping[str, Any]) -> str:
-    name = part["config"] if part["class_name"] == "function" else part["class_name"]
-    module = part.get("module")
-    return f"{module}.{name}"[:200] if module else f"{part.get('registered_name') or name}"[:200]

@@ -180,12 +180,11 @@ def record(hook: Hook) -> dict[str, Any]:
 
 
 def effect_of(hook: Hook) -> dict[str, Any]:
-    """Return what a file is to say of a hook to those who lack it: what the model is without it, and how to read on.
+    """Return what a file is to say of a hook to those who lack it: what the model is without it.
 
-    Keras names a hook's state in the file by the class, and an optimizer's slots by their order alone.
+    And its trainable variables, for an optimizer's slots have no names in a file, but an order.
     """
     return {
-        "class": type(hook).__name__,
         "methods": [method for method in ("call", "parametrize", "constrain") if hook.overrides(method)],
         "observes": hook.observes,
         "freezes": hook.freezes,

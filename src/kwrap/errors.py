@@ -313,8 +313,7 @@ class MissingPluginError(KwrapError, LookupError):
     def __init__(self, hook: str, path: str, plugin: str | None, version: str | None, problem: str) -> None:
         self.hook, self.path, self.plugin, self.version, self.problem = hook, path, plugin, version, problem
         what = f"hook {hook!r} at {path!r}"
-        needs = f" needs plugin {plugin!r}" + (f" ({version})" if version else "") if plugin else ""
-        super().__init__(f"{what}{needs}, {problem}")
+        super().__init__(f"{what}{_needs(plugin, version)}, {problem}")
 
 
 class SavedFormatError(KwrapError, ValueError):
@@ -340,6 +339,12 @@ class SavedHooksError(KwrapError, ValueError):
         )
 
 
+def _needs(plugin: str | None, version: str | None) -> str:
+    # A file's own words: nothing in them is to command a terminal.
+    shown = f" ({repr(version)[1:-1]})" if version else ""
+    return f" needs plugin {plugin!r}{shown}" if plugin else ""
+
+
 class MissingPluginsError(MissingPluginError):
     """A saved model needs hooks that cannot be had: all of them, each with the reason; the fields are the first's.
 
@@ -348,15 +353,14 @@ class MissingPluginsError(MissingPluginError):
 
     def __init__(self, file: str, missing: Sequence[MissingPluginError], packages: Sequence[str]) -> None:
         first = missing[0]
-        self.file, self.missing, self.packages = file, list(missing), list(packages)
+        self.file, self.missing, self.packages = file, list(missing), list(dict.fromkeys(packages))
         super().__init__(first.hook, first.path, first.plugin, first.version, first.problem)
         paths: dict[tuple[str, str | None, str | None, str], list[str]] = {}
         for one in missing:
             paths.setdefault((one.hook, one.plugin, one.version, one.problem), []).append(one.path)
         lines = []
         for (hook, plugin, version, problem), places in paths.items():
-            needs = f" needs plugin {plugin!r}" + (f" ({version})" if version else "") if plugin else ""
-            lines.append(f"hook {hook!r} at {listed(places, 4)}{needs}, {problem}")
+            lines.append(f"hook {hook!r} at {listed(places, 4)}{_needs(plugin, version)}, {problem}")
         install = f"pip install {' '.join(self.packages)}; or " if len(self.packages) > 1 else ""
         text = "; ".join(lines)
         self.args = (f"{file!r}: {text}. To load it: {install}kwrap.load_model(path, missing='drop').",)

@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "Wrap, fine-tune, save, load and unwrap a small network.",
     "diff": "Compare two models: weights, hooks and outputs.",
     "hooks": "List the hooks there are, or describe one.",
+    "inspect": "Tell what a saved model's file needs; nothing in it is run.",
     "new-plugin": "Write a package with a hook, its tests and what else a plugin needs.",
     "plan": "Show which layers hooks would go on.",
     "plugins": "List the installed plugins.",

@@ -4,7 +4,7 @@ A package beside `kwrap`, for importing kwrap imports Keras: `kwrap inspect` and
 """
 
 from kwrap_files._contents import Contents, read_contents, read_open
-from kwrap_files._needs import SavedHook, hooks_of, parts_of
+from kwrap_files._needs import SavedHook, code_of, foreign_classes_of, format_of, hooks_of, parts_of, title_of
 from kwrap_files._problems import BadFileError, OversizedError, in_bytes
 
 __all__ = [
@@ -12,9 +12,13 @@ __all__ = [
     "Contents",
     "OversizedError",
     "SavedHook",
+    "code_of",
+    "foreign_classes_of",
+    "format_of",
     "hooks_of",
     "in_bytes",
     "parts_of",
     "read_contents",
     "read_open",
+    "title_of",
 ]

@@ -1,12 +1,11 @@
-"""Files of weights, HDF5 and npz: no value is read, only what they declare is added up."""
+"""Files of weights, in HDF5: no value is read, only what they declare is added up."""
 
 import math
-import zipfile
 from typing import Any, BinaryIO
 
 from kwrap_files._problems import BadFileError, OversizedError, reading
 
-__all__ = ["h5_size", "npz_size"]
+__all__ = ["h5_size"]
 
 
 def h5_size(file: BinaryIO, limit: int, config_attribute: str | None = None) -> tuple[int, Any]:
@@ -51,21 +50,3 @@ def _dataset_size(name: str, dataset: Any) -> int:
     if dataset.external or dataset.is_virtual:
         raise BadFileError(f"{name!r} among the weights lies in another file")
     return math.prod(dataset.shape or ()) * int(dataset.dtype.itemsize)
-
-
-def npz_size(file: BinaryIO, limit: int) -> int:
-    """Return the bytes that all arrays of an npz file declare; errors as `h5_size`."""
-    from numpy.lib import format as npy
-
-    declared = 0
-    with reading("the weights"), zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            with archive.open(member) as array:
-                version = npy.read_magic(array)
-                shape, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(array)
-            if dtype.hasobject:
-                raise BadFileError(f"{member.filename!r} among the weights holds Python objects, which are code")
-            declared += math.prod(shape) * dtype.itemsize
-            if declared > limit:
-                raise OversizedError("the weights declare", declared, limit)
-    return declared

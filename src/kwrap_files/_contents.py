@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from kwrap_files._arrays import h5_size, npz_size
+from kwrap_files._arrays import h5_size
 from kwrap_files._problems import BadFileError, OversizedError, reading
 
 __all__ = ["Contents", "read_contents", "read_open"]
 
-CONFIG, METADATA, WEIGHTS_H5, WEIGHTS_NPZ = "config.json", "metadata.json", "model.weights.h5", "model.weights.npz"
+CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+# Keras once wrote npz, too: pickles, which it no longer reads itself.
+_NO_WEIGHTS = f"there is no {WEIGHTS} in it"
 # Keras stores weights as they are; deflated ones shrink the more, the more of them are zero. It calls what expands to
 # more than a hundredfold a bomb, too.
 EXPANSION = 100
@@ -97,10 +99,10 @@ def _read_archive(archive: zipfile.ZipFile, file: BinaryIO, size: int, limit: in
     if CONFIG not in names:
         raise BadFileError(f"there is no {CONFIG} in it")
     texts = {name: _member_text(archive, name, config_limit) for name in (CONFIG, METADATA) if name in names}
-    for name in (WEIGHTS_H5, WEIGHTS_NPZ):
-        if name in names:
-            with _opened(archive, archive.getinfo(name), file) as weights:
-                declared = max(declared, _weights_size(name, weights, limit))
+    if WEIGHTS not in names:
+        raise BadFileError(_NO_WEIGHTS)
+    with _opened(archive, archive.getinfo(WEIGHTS), file) as weights:
+        declared = max(declared, h5_size(weights, limit)[0])
     config, metadata = _parsed(texts[CONFIG], CONFIG), _parsed(texts.get(METADATA, "{}"), METADATA)
     return Contents(kind="keras", config=config, metadata=metadata, size=size, declared=declared, limit=limit)
 
@@ -129,10 +131,6 @@ def _parsed(text: str, name: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise BadFileError(f"its {name} is no JSON object")
     return parsed
-
-
-def _weights_size(name: str, weights: BinaryIO, limit: int) -> int:
-    return h5_size(weights, limit)[0] if name == WEIGHTS_H5 else npz_size(weights, limit)
 
 
 def _opened(archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: BinaryIO) -> BinaryIO:
@@ -190,10 +188,10 @@ def _read_folder(folder: Path, max_size: int | None) -> Contents:
     size = sum(path.stat().st_size for path in files)
     limit, declared = _limit(size, max_size), size
     texts = {path.name: _file_text(path, _config_limit(max_size)) for path in files if path.name in (CONFIG, METADATA)}
-    for path in (folder / WEIGHTS_H5, folder / WEIGHTS_NPZ):
-        if path in files:
-            with path.open("rb") as weights:
-                declared = max(declared, _weights_size(path.name, weights, limit))
+    if folder / WEIGHTS not in files:
+        raise BadFileError(_NO_WEIGHTS)
+    with (folder / WEIGHTS).open("rb") as weights:
+        declared = max(declared, h5_size(weights, limit)[0])
     config, metadata = _parsed(texts[CONFIG], CONFIG), _parsed(texts.get(METADATA, "{}"), METADATA)
     return Contents(kind="folder", config=config, metadata=metadata, size=size, declared=declared, limit=limit)
 

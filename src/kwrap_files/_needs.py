@@ -6,9 +6,11 @@ from typing import Any
 
 from kwrap_files._problems import BadFileError
 
-__all__ = ["SavedHook", "hooks_of", "parts_of"]
+__all__ = ["SavedHook", "code_of", "foreign_classes_of", "format_of", "hooks_of", "parts_of", "title_of"]
 
-WRAPPER, HOOKED = "kwrap>Wrapper", "kwrap>Hooked"
+WRAPPER, HOOKED = _OWN = ("kwrap>Wrapper", "kwrap>Hooked")
+# Layers that unpickle, or run a program of TensorFlow; Keras refuses them in safe mode, too.
+_CODE = ("TFSMLayer", "TorchModuleWrapper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,41 @@ def hooks_of(config: Any) -> list[SavedHook]:
                 for place in _listed(inner, "hooks"):
                     hooks += _hooks_at(place)
     return hooks
+
+
+def format_of(config: Any) -> int | None:
+    """Return the format in which kwrap wrote its part of a config; None where there is none."""
+    own = [
+        part for part in parts_of(config) if part.get("registered_name", part.get("class_name")) in (WRAPPER, HOOKED)
+    ]
+    formats = [part["config"].get("format", 1) for part in own if isinstance(part.get("config"), dict)]
+    return max((one for one in formats if isinstance(one, int)), default=None)
+
+
+def code_of(config: Any, skip: Container[int] = ()) -> list[str]:
+    """Return what in a config is code: it would be unpickled, or run as a program of Python or TensorFlow."""
+    found = []
+    for part in parts_of(config, skip):
+        name = part.get("class_name")
+        if name == "__lambda__":
+            found.append("a lambda")
+        elif isinstance(name, str) and name in _CODE:
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def foreign_classes_of(config: Any) -> list[str]:
+    """Return the classes and functions that a config names and that are no modules' of Keras or of kwrap itself."""
+    named = [part for part in parts_of(config) if "class_name" in part and "config" in part and "module" in part]
+    own = ("keras", "kwrap", "builtins")
+    return sorted({title_of(part) for part in named if str(part["module"]).partition(".")[0] not in own})
+
+
+def title_of(part: Mapping[str, Any]) -> str:
+    """Return the name of the class or function that a part of a config stands for."""
+    name = part["config"] if part["class_name"] == "function" else part["class_name"]
+    module = part.get("module")
+    return f"{module}.{name}"[:200] if module else f"{part.get('registered_name') or name}"[:200]
 
 
 def _hooks_at(place: Any) -> list[SavedHook]:

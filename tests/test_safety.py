@@ -1,0 +1,448 @@
+"""What a stranger controls who wrote a file, by the numbers of docs/safety.md; and files changed by chance."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, Phase, given, settings
+
+import kwrap
+from kwrap import errors
+from kwrap_cli import main
+
+from . import forging, specimens
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "safety.md"
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return forging.saved_model(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def source(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(saved, tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def closed(tmp_path, monkeypatch):
+    """Work in an empty folder; fail where anything is written outside of it, or the net is asked."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the net was asked"))
+    yield
+    assert os.listdir(tmp_path / "work") == []
+
+
+def refused(path: Path, kind: type[errors.KwrapError], text: str = "", **options: object) -> errors.KwrapError:
+    """Load a file that is to be refused so."""
+    with pytest.raises(kind, match=text or None) as raised:
+        kwrap.load_model(path, **options)
+    return raised.value
+
+
+# --- the list --------------------------------------------------------------------------------------------------------
+
+ITEMS = {}
+
+
+def item(number: int):
+    """Mark the test of an item of the list in the document."""
+
+    def mark(test):
+        ITEMS[number] = test.__name__
+        return test
+
+    return mark
+
+
+def test_every_item_of_the_document_has_a_test_and_is_told_by_its_name():
+    rows = dict(re.findall(r"^\| (\d+) \|.*\| `(test_\w+)` \|$", DOCUMENT.read_text(), re.MULTILINE))
+    assert {int(number): name for number, name in rows.items()} == ITEMS
+
+
+@item(1)
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x04\x95cos\nsystem\n", b"\x89HDF\r\n\x1a\n"])
+def test_bytes_that_are_no_model(data, source):
+    source.write_bytes(data)
+    refused(source, errors.UnreadableFileError, "cannot be loaded")
+
+
+@item(2)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_members_twice_so_that_one_is_checked_and_the_other_read(source):
+    members = forging.members_of(source)
+    forging.write(source, [*members.items(), ("config.json", b"{}")])
+    refused(source, errors.UnreadableFileError, "it holds 'config.json' 2 times")
+
+
+@item(3)
+@pytest.mark.parametrize("name", ["../escaped", "/tmp/escaped", "assets/../../escaped"])
+def test_members_that_lie_outside(name, source):
+    forging.write(source, [*forging.members_of(source).items(), (name, b"x")])
+    refused(source, errors.UnreadableFileError, "would lie outside of it")
+    assert not (source.parent / "escaped").exists()
+
+
+@item(4)
+def test_members_that_inflate_without_bound(source):
+    members = [*forging.members_of(source).items(), ("assets/zeros", bytes(300 * MIB))]
+    forging.write(source, members, zipfile.ZIP_DEFLATED)
+    error = refused(source, errors.OversizedFileError, "If you trust it: max_size=")
+    assert error.limit == 256 * MIB
+
+
+@item(5)
+@pytest.mark.parametrize("config", [b'{"a":' * 100_000, b"[1, 2]", b"9" * 100_000, b"{", b"NaN"])
+def test_a_config_that_is_no_json_object(config, source):
+    forging.write(source, {**forging.members_of(source), "config.json": config}.items())
+    refused(source, errors.UnreadableFileError, r"config\.json")
+
+
+@item(6)
+def test_weights_that_lead_to_other_files(source):
+    import io
+
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file["layers"] = h5py.ExternalLink("/etc/passwd", "/")
+    forging.write(source, {**forging.members_of(source), "model.weights.h5": buffer.getvalue()}.items())
+    refused(source, errors.UnreadableFileError, "'layers' among the weights is a link to elsewhere")
+
+
+@item(7)
+def test_weights_that_declare_more_than_there_is(source):
+    import io
+
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset("layers/dense/vars/0", shape=(1 << 20, 1 << 20), dtype="float32", chunks=(1, 1024))
+    forging.write(source, {**forging.members_of(source), "model.weights.h5": buffer.getvalue()}.items())
+    refused(source, errors.OversizedFileError, r"the weights declare 4\.0 TiB")
+
+
+@item(8)
+@pytest.mark.parametrize(
+    ("units", "layer"), [(10**12, "dense"), (10**5, "inner")], ids=["beyond all memory", "beyond its file"]
+)
+def test_a_config_that_asks_for_more_memory_than_the_file_has(units, layer, source):
+    def change(config):
+        part = forging.named(config, layer)
+        part["config"].get("layer", part)["config"]["units"] = units
+        part["build_config"] = {"input_shape": [None, 10**4]}
+
+    forged = forging.forge(source, change)
+    if layer == "dense":
+        refused(forged, errors.OversizedFileError, "its config asks for variables of")
+    else:
+        refused(forged, errors.OversizedFileError, "its config asks for variables of", max_size=MIB)
+
+
+@item(9)
+@pytest.mark.parametrize("kind", ["a lambda", "a program of TensorFlow", "a pickle"])
+def test_code(kind, source):
+    given = {
+        "a lambda": {"function": {"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}},
+        "a program of TensorFlow": {"filepath": "/tmp/program"},
+        "a pickle": {"module": "gASVBQ=="},
+    }[kind]
+    name = {"a lambda": "Lambda", "a pickle": "TorchModuleWrapper"}.get(kind, "TFSMLayer")
+
+    def change(config):
+        forging.named(config, "flat").update(module="keras.layers", class_name=name)
+        forging.named(config, "flat")["config"] = {"name": "flat", **given}
+
+    refused(forging.forge(source, change), errors.UnsafeFileError, "which would run with all your rights")
+
+
+CALLS = [
+    ("os", "system"),
+    ("builtins", "exec"),
+    ("subprocess", "run"),
+    ("keras.utils", "get_file"),
+    ("keras.utils", "plot_model"),
+    ("keras.utils", "set_random_seed"),
+    ("keras.config", "set_floatx"),
+    ("keras.config", "enable_unsafe_deserialization"),
+    ("keras.datasets.mnist", "load_data"),
+    ("keras.applications.resnet", "decode_predictions"),
+    ("keras", "config.set_floatx"),
+]
+
+
+@item(10)
+@pytest.mark.parametrize(("module", "name"), CALLS)
+def test_a_function_by_its_module(module, name, source):
+    """As a layer's activation, which Keras calls while it rebuilds a model."""
+
+    def change(config):
+        function = {"module": module, "class_name": "function", "config": name, "registered_name": name}
+        forging.named(config, "inner")["config"]["activation"] = function
+
+    before = keras.config.floatx()
+    refused(forging.forge(source, change), (errors.UnknownClassError, errors.UnreadableFileError))
+    assert keras.config.floatx() == before
+
+
+@item(11)
+@pytest.mark.parametrize(
+    "module", ["antigravity", "this", "keras.src.backend.torch", "keras_hub.src.tests.mocks", "pdb"]
+)
+def test_a_class_by_its_module(module, source):
+    def change(config):
+        forging.named(config, "flat").update(module=module, class_name="Flatten", registered_name=None)
+
+    before = set(sys.modules) - {"keras_hub"}
+    refused(forging.forge(source, change), errors.UnknownClassError, module)
+    assert module not in set(sys.modules) - before
+
+
+@item(12)
+def test_a_path_where_keras_takes_a_vocabulary(source):
+    def change(config):
+        lookup = {"name": "flat", "vocabulary": "/etc/passwd", "max_tokens": None}
+        forging.named(config, "flat").update(module="keras.layers", class_name="StringLookup", config=lookup)
+
+    refused(forging.forge(source, change), errors.UnreadableFileError, "safe_mode")
+
+
+def record_at_dense(config):
+    return forging.named(config, "dense")["config"]["hooks"][0]
+
+
+@item(13)
+def test_a_hook_by_the_path_of_its_class(source):
+    for name in ("os.system", "kwrap_prune.Prune", f"{specimens.Times.__module__}.Times", "kwrap>Wrapper", ""):
+        error = refused(
+            forging.forge(
+                source, lambda config, name=name: forging.named(config, "dense")["config"]["hooks"][0].update(hook=name)
+            ),
+            errors.MissingPluginsError,
+        )
+        assert [one.hook for one in error.missing] == [name]
+
+
+@item(14)
+def test_a_hook_of_a_plugin_that_is_blocked(source, monkeypatch):
+    def change(config):
+        record = record_at_dense(config)
+        record.update(hook="weight_noise", plugin="noise", plugin_version="kwrap-noise 0.1.0", config={})
+
+    forged = forging.forge(source, change)
+    assert [hook.name for _, hook in kwrap.find_hooks(kwrap.load_model(forged, compile=False), "weight_noise")]
+    monkeypatch.setenv("KWRAP_BLOCK", "noise")
+    refused(forged, errors.MissingPluginsError, "which is blocked")
+
+
+@item(15)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hook": None},
+        {"hook": ["specimen_times"]},
+        {"version": "1"},
+        {"version": 99},
+        {"config": [1]},
+        {"config": {"nothing": 1}},
+        {"config": {"phase": "never"}},
+        {"config": {"targets": ["nothing"]}},
+        {"config": {"name": 7}},
+        {"plugin": 3},
+    ],
+    ids=repr,
+)
+def test_a_damaged_record_of_a_hook(change, source):
+    forged = forging.forge(source, lambda config: record_at_dense(config).update(change))
+    refused(forged, errors.KwrapError)
+
+
+@item(16)
+def test_an_option_of_a_hook_that_names_a_function(source):
+    def change(config):
+        named = {"module": "keras.config", "class_name": "function", "config": "set_floatx", "registered_name": None}
+        record_at_dense(config)["config"]["targets"] = named
+
+    forged = forging.forge(source, change)
+    refused(forged, errors.UnknownClassError, r"keras\.config\.set_floatx")
+    with pytest.raises(TypeError, match=r"keras\.config\.set_floatx"):  # and not where Keras alone loads
+        keras.models.load_model(forged)
+
+
+def hooked(config):
+    return next(part for part in forging.parts(config) if part.get("registered_name") == "kwrap>Hooked")
+
+
+@item(17)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: hooked(config)["config"].update(layer={"class_name": "Dense", "config": {}}),
+        lambda config: hooked(config)["config"].update(layer=None),
+        lambda config: hooked(config)["config"].update(layer={"module": "os", "class_name": "system", "config": {}}),
+        lambda config: hooked(config)["config"].update(count=-1),
+        lambda config: hooked(config)["config"]["hooks"][0].update(position=99),
+        lambda config: hooked(config)["config"]["hooks"][0].update(position="x"),
+        lambda config: hooked(config)["config"].update(hooks=[{}]),
+        lambda config: forging.named(config, "dense")["config"].update(layer=[]),
+        lambda config: forging.named(config, "dense")["config"].update(layer={"class_name": "Adam", "config": {}}),
+        lambda config: forging.named(config, "dense")["config"].update(layer="relu"),
+        lambda config: forging.named(config, "dense")["config"].pop("path"),
+        lambda config: forging.named(config, "dense")["config"].update(format=10**9) or {},
+    ],
+    ids=range(12),
+)
+def test_a_layer_with_hooks_that_is_none(change, source):
+    refused(forging.forge(source, change), errors.KwrapError)
+
+
+@item(18)
+def test_a_name_that_is_a_command(source):
+    evil = "\x1b]0;owned\x07 --index-url=https://example.invalid evil"
+
+    def change(config):
+        record = record_at_dense(config)
+        record.update(hook="gone", plugin="gone\x1b[2J", plugin_version=f"{evil} 1.0")
+
+    forged = forging.forge(source, change)
+    error = refused(forged, errors.MissingPluginsError, "pip install the package that has it")
+    with pytest.warns(errors.DroppedHooksWarning) as caught:
+        kwrap.load_model(forged, missing="drop", compile=False)
+    shown = [str(error), str(caught[0].message), CliRunner().invoke(main, ["inspect", str(forged)]).output]
+    assert not [text for text in shown if "\x1b" in text or "\x07" in text]
+    assert "pip install --index" not in str(error)
+
+
+@item(19)
+def test_a_model_inside_a_model_inside_a_model(source):
+    def change(config):
+        for _ in range(3000):
+            config = {**config, "config": {"name": "deep", "layers": [config], "trainable": True}}
+        return
+
+    members = forging.members_of(source)
+    config = members["config.json"].decode()
+    start = config[: config.index('"layers": [') + len('"layers": [')]
+    members["config.json"] = (start * 400 + config + "]}}" * 400).encode()
+    forging.write(source, members.items())
+    refused(source, errors.UnreadableFileError)
+
+
+@item(20)
+def test_weights_of_other_shapes(source):
+    import io
+
+    import h5py
+
+    members = forging.members_of(source)
+    buffer = io.BytesIO(members["model.weights.h5"])
+    with h5py.File(buffer, "a") as file:
+        path = next(path for path in named_datasets(file) if path.startswith("layers/dense"))
+        del file[path]
+        file[path] = np.zeros((7, 7), "float32")
+    forging.write(source, {**members, "model.weights.h5": buffer.getvalue()}.items())
+    refused(source, errors.UnreadableFileError, "objects could not be loaded")
+
+
+def named_datasets(file):
+    import h5py
+
+    found = []
+    file.visititems(lambda name, held: found.append(name) if isinstance(held, h5py.Dataset) else None)
+    return found
+
+
+@item(21)
+def test_another_file_put_in_its_place_meanwhile(source, monkeypatch):
+    """The checked file is held open: whatever stands at the path when Keras reads, it reads what was checked."""
+    from kwrap import _loading
+
+    load = _loading._load
+
+    def replace_and_load(path, *arguments):
+        source.unlink()
+        source.write_bytes(b"another")
+        return load(path, *arguments)
+
+    monkeypatch.setattr(_loading, "_load", replace_and_load)
+    assert kwrap.load_model(source, compile=False).name == "model"
+
+
+# --- by chance -------------------------------------------------------------------------------------------------------
+
+# More of them: KWRAP_FUZZ=100 pytest tests/test_safety.py
+TIMES = int(os.environ.get("KWRAP_FUZZ", "1"))
+CHECKED = {"configs": 120, "archives": 120, "weights": 80}
+
+
+def by_chance(count: int):
+    return settings(
+        max_examples=count * TIMES,
+        deadline=None,
+        database=None,
+        derandomize=TIMES == 1,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def loaded_or_refused(path: Path, count: dict[str, int]) -> None:
+    """Load a file: a model or an error of kwrap's, and so `kwrap inspect`, which runs none of it."""
+    try:
+        kwrap.load_model(path, compile=bool(count["cases"] % 2))
+        count["loaded"] += 1
+    except errors.KwrapError:
+        pass
+    count["cases"] += 1
+    result = CliRunner().invoke(main, ["inspect", "--json", str(path)])
+    assert result.exit_code in (0, 2), result.exception
+    assert isinstance(result.exception, SystemExit | None)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("what", CHECKED)
+def test_a_file_changed_by_chance_is_loaded_or_refused_by_a_typed_error(what, source):
+    members = forging.members_of(source)
+    changed = {
+        "configs": forging.changes(json.loads(members["config.json"])),
+        "archives": forging.damages(source.read_bytes()),
+        "weights": forging.damages(members["model.weights.h5"]),
+    }[what]
+    count = {"cases": 0, "loaded": 0}
+    path = source.with_name("changed.keras")
+
+    @by_chance(CHECKED[what])
+    @given(changed)
+    def run(change):
+        if what == "archives":
+            path.write_bytes(change)
+        else:
+            name, data = (
+                ("config.json", json.dumps(change).encode()) if what == "configs" else ("model.weights.h5", change)
+            )
+            forging.write(path, {**members, name: data}.items())
+        loaded_or_refused(path, count)
+
+    run()
+    assert count["cases"] >= CHECKED[what] * TIMES
+    assert 0 < count["loaded"] < count["cases"]
+
+
+def test_the_documents_counts_of_cases_are_those_of_the_tests():
+    text = DOCUMENT.read_text()
+    assert all(f"{count} {what}" in text for what, count in CHECKED.items())
+    assert f"{len(ITEMS)} rows" in text
