@@ -191,10 +191,10 @@ def test_a_config_that_is_no_json_object_is_bad(config, text, source):
         read_contents(source)
 
 
-def test_a_config_beyond_64_mib_is_not_parsed(source):
-    config = b'{"a": "' + b"a" * 64 * MIB + b'"}'
+def test_a_config_beyond_16_mib_is_not_parsed(source):
+    config = b'{"a": "' + b"a" * 16 * MIB + b'"}'
     forging.write(source, {**members(source), "config.json": config}.items())
-    with pytest.raises(OversizedError, match=r"its config\.json declares 64\.0 MiB, and 64\.0 MiB is the limit"):
+    with pytest.raises(OversizedError, match=r"its config\.json declares 16\.0 MiB, and 16\.0 MiB is the limit"):
         read_contents(source)
 
 

@@ -159,6 +159,19 @@ def process(code: str, path: Path) -> subprocess.Popen[str]:
     )
 
 
+def stopped_in_mid_write(writer: subprocess.Popen[str], folder: Path, whole: int) -> int:
+    """Stop the writer where it has written a part of a file; return the size of the part."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        writer.send_signal(signal.SIGSTOP)
+        sizes = [file.stat().st_size for file in folder.glob(".model.*.keras")]
+        if any(0 < size < whole for size in sizes):
+            return sizes[0]
+        writer.send_signal(signal.SIGCONT)
+        time.sleep(0.003)
+    raise AssertionError("the writer was never caught in mid-write")
+
+
 def test_a_full_disk_leaves_the_old_file_whole_and_nothing_beside_it(tmp_path):
     path = tmp_path / "model.keras"
     kwrap.save_model(small(), path)
@@ -181,15 +194,11 @@ def test_a_process_killed_in_mid_write_leaves_a_whole_file_and_readers_see_no_ha
         assert whole > 4 * 600_000
         for _ in range(8):  # while the other process writes
             assert kwrap.load_model(path, compile=False).layers[0].kernel.shape == (3, 200_000)
-        deadline = time.monotonic() + 60
-        beside = []
-        while not any(0 < size < whole for size in beside) and time.monotonic() < deadline:
-            beside = [file.stat().st_size for file in tmp_path.glob(".model.*.keras") if file.exists()]
+        in_mid_write = stopped_in_mid_write(writer, tmp_path, whole)
     finally:
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-    assert any(0 < size < whole for size in beside), "the writer was never caught in mid-write"
-    assert [file.stat().st_size for file in tmp_path.glob(".model.*.keras")] != []  # what it had written of the next
+    assert [file.stat().st_size for file in tmp_path.glob(".model.*.keras")] == [in_mid_write]
     assert path.stat().st_size == whole != first
     assert np.array_equal(kwrap.load_model(path)(ONES), small(units=200_000)(ONES))
 

@@ -202,10 +202,11 @@ def revive(saved: Mapping[str, Any], path: str) -> Hook:
     name, plugin, version = saved["hook"], saved["plugin"], saved["version"]
     try:
         hook_class = resolve_saved(name, plugin, path, saved["plugin_version"])
-    except MissingPluginError:
+    except MissingPluginError as error:
         if (stand_in := _stand_in.get()) is not None:
             return stand_in(saved, path)
-        raise
+        way_round = f"{error.problem}; or kwrap.load_model(path, missing='drop')"
+        raise MissingPluginError(error.hook, error.path, error.plugin, error.version, way_round) from error
     if version > hook_class.version:
         raise HookVersionError(name, path, version, hook_class.version, plugin)
     options = saved["config"]

@@ -1,6 +1,7 @@
 """`kwrap inspect`: what the file of a saved model needs; imports neither Keras nor TensorFlow, and runs nothing."""
 
 import json
+import math
 import os
 import sys
 from importlib.metadata import entry_points
@@ -47,7 +48,7 @@ def inspect(file: str, as_json: bool, max_size: int | None) -> None:
         raise _NoModelError(f"{file!r} cannot be read: {error.strerror or error}") from error
     needs = _needs(file, contents, hooks)
     if as_json:
-        click.echo(json.dumps(needs, indent=2, default=str))
+        click.echo(json.dumps(_json_values(needs), indent=2))
     else:
         _print(needs)
 
@@ -119,6 +120,15 @@ def _print(needs: dict[str, Any]) -> None:
 
 _PLUGIN = ("name", "saved with", "installed")
 _HOOK = ("path", "name", "hook", "version", "plugin", "options")
+
+
+def _json_values(value: Any) -> Any:
+    """Return `value` with the numbers that JSON lacks, infinities and NaN, as text."""
+    if isinstance(value, dict):
+        return {key: _json_values(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json_values(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:

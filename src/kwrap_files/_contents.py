@@ -28,8 +28,8 @@ _NO_WEIGHTS = f"there is no {WEIGHTS} in it"
 EXPANSION = 100
 # For a small file, and more than any layer of Keras makes that is not in its file.
 FLOOR = 256 << 20
-# As text; some ten times that as Python objects.
-CONFIG_LIMIT = 64 << 20
+# As text; up to twenty times that as Python objects.
+CONFIG_LIMIT = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ def hooks_of(config: Any) -> list[SavedHook]:
             name = part.get("registered_name", part["class_name"])
             if name == WRAPPER:
                 hooks += _hooks_at(inner)
-            elif name == HOOKED and "needs" in inner:
+            elif name == HOOKED:
                 for place in _listed(inner, "hooks"):
                     hooks += _hooks_at(place)
     return hooks

@@ -76,6 +76,14 @@ def test_a_plugin_that_is_not_installed_is_told(saved, monkeypatch):
     assert [plugin["installed"] for plugin in json.loads(inspect(saved, "--json").output)["plugins"]] == [None, None]
 
 
+def test_numbers_that_json_lacks_are_text(saved):
+    def change(config):
+        forging.named(config, "dense")["config"]["hooks"][0]["config"]["factor"] = float("inf")
+
+    hook = json.loads(inspect(forging.forge(saved, change), "--json").output)["hooks"][1]
+    assert hook["options"]["factor"] == "inf"
+
+
 def test_code_in_a_file_is_told_and_not_run(saved):
     forged = forging.forge(saved, lambda config: forging.named(config, "flat").update(class_name="__lambda__"))
     assert json.loads(inspect(forged, "--json").output)["code"] == ["a lambda"]
