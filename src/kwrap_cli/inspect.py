@@ -1,17 +1,14 @@
 """`kwrap inspect`: what the file of a saved model needs; imports neither Keras nor TensorFlow, and runs nothing."""
 
-import json
-import math
-import os
-import sys
 from importlib.metadata import entry_points
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kwrap_cli._command import BadInput, Command, as_json
+from kwrap_cli._output import console, print_result
 from kwrap_files import (
     BadFileError,
     Contents,
@@ -25,13 +22,9 @@ from kwrap_files import (
 )
 
 
-class _NoModelError(click.ClickException):
-    exit_code = 2
-
-
-@click.command
+@click.command(cls=Command)
 @click.argument("file", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@as_json
 @click.option("--max-size", type=int, help="How many bytes the file may declare.")
 def inspect(file: str, as_json: bool, max_size: int | None) -> None:
     """Tell what a saved model's FILE (.keras, .h5, or an unpacked folder) needs; nothing in it is run.
@@ -43,12 +36,12 @@ def inspect(file: str, as_json: bool, max_size: int | None) -> None:
         contents = read_contents(file, max_size)
         hooks = hooks_of(contents.config)
     except BadFileError as error:
-        raise _NoModelError(_printable(f"{file!r} is no readable model: {error}")) from error
+        raise BadInput(_printable(f"{file!r} is no readable model: {error}")) from error
     except OSError as error:
-        raise _NoModelError(f"{file!r} cannot be read: {error.strerror or error}") from error
+        raise BadInput(f"{file!r} cannot be read: {error.strerror or error}") from error
     needs = _needs(file, contents, hooks)
     if as_json:
-        click.echo(json.dumps(_json_values(needs), indent=2))
+        print_result("", needs, as_json=True)
     else:
         _print(needs)
 
@@ -95,9 +88,7 @@ def _plugins(hooks: list[SavedHook]) -> list[dict[str, Any]]:
 
 
 def _print(needs: dict[str, Any]) -> None:
-    # In a pipe or a file: what a table of paths and hooks needs, so that a row is a line.
-    limited = sys.stdout.isatty() or "COLUMNS" in os.environ
-    console = Console(width=None if limited else 200, highlight=False)
+    output = console()
     about = Table(show_header=False, box=None)
     for title, value in (
         ("file", f"{needs['file']} ({needs['kind']}, {in_bytes(needs['size'])})"),
@@ -107,28 +98,19 @@ def _print(needs: dict[str, Any]) -> None:
         ("code in it", ", ".join(needs["code"]) or "none"),
     ):
         about.add_row(title, _text(value))
-    console.print(about)
+    output.print(about)
     for title, columns in (("plugins", _PLUGIN), ("hooks", _HOOK)):
         if needs[title]:
             table = Table(*columns, title=title)
             for row in needs[title]:
                 table.add_row(*(_text(_cell(row[column])) for column in columns))
-            console.print(table)
+            output.print(table)
     for hook, meaning in dict.fromkeys((hook["hook"], hook["without_it"]) for hook in needs["hooks"]):
-        console.print(_text(f"Without {hook}: {meaning}."))
+        output.print(_text(f"Without {hook}: {meaning}."))
 
 
 _PLUGIN = ("name", "saved with", "installed")
 _HOOK = ("path", "name", "hook", "version", "plugin", "options")
-
-
-def _json_values(value: Any) -> Any:
-    """Return `value` with the numbers that JSON lacks, infinities and NaN, as text."""
-    if isinstance(value, dict):
-        return {key: _json_values(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_json_values(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _cell(value: Any) -> str:
