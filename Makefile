@@ -4,15 +4,15 @@ BIN := .venv/bin
 PLUGINS := plugins/kwrap-prune plugins/kwrap-noise
 # In processes of their own: TensorFlow keeps all that it has traced, and the more there is, the slower all else becomes.
 ZOO := tests/integration/test_zoo.py
-LINTED := src plugins tests docs benchmarks conftest.py
+LINTED := src plugins tests docs benchmarks tools conftest.py
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-prune clean
+.PHONY: help demo test lint format docs bench bench-prune release-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: .venv/installed ## the main job on real data: wrap, fine-tune, save, load, unwrap
 	$(BIN)/kwrap demo
@@ -40,6 +40,9 @@ bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tf
 
 bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour
 	$(BIN)/python benchmarks/prune_accuracy.py
+
+release-check: .venv/installed ## what RELEASING.md asks of a release: builds all packages into dist/, installs and runs them
+	$(BIN)/python tools/release_check.py
 
 clean: ## remove .venv and everything built
 	rm -rf .venv .venv-tfmot build dist docs/_build

@@ -1,8 +1,8 @@
-import html
 import io
 import json
 import re
 import types
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -195,13 +195,23 @@ def odd_name(name: str) -> keras.Sequential:
 
 
 def test_a_notebook_shows_the_same_rows_with_names_escaped():
-    table = example()._repr_html_()
-    assert table.count("<tr>") == 2
-    assert "<td>kernel (5, 3)</td><td>specimen_idle &gt; +specimen_times &gt; +specimen_shift</td>" in table
-    assert "<li>skipped first: excluded (specimen_shift)</li>" in table
-    odd = kwrap.plan(odd_name("<script>&"), shift().at("*", exclude="<*"))._repr_html_()
-    assert "<script>" not in odd
-    assert "&lt;script&gt;&amp;: excluded" in odd
+    _, (row,), skipped = notebook(example())
+    hooks = "specimen_idle > +specimen_times > +specimen_shift"
+    assert row == (0, "last", "last", "Dense", "kernel (5, 3)", hooks)
+    assert "skipped first: excluded (specimen_shift)" in skipped
+    name = "<script>&\"'"
+    odd = odd_name(name)
+    assert notebook(kwrap.plan(odd, shift().at("*", exclude="<*")))[2] == [f"skipped {name}: excluded (specimen_shift)"]
+    assert notebook(kwrap.plan(odd, shift()))[1][0][1:3] == (name, name)
+
+
+def test_a_notebook_needs_nothing_from_elsewhere_and_takes_no_colours_but_the_pages():
+    page = nested()._repr_html_()
+    assert {element.tag for element in ElementTree.fromstring(page).iter()} <= {
+        *("div", "strong", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "ul", "li")
+    }
+    assert not re.search(r"http|url\(|@import|#[0-9a-f]{3}", page.replace("&#160;", ""))
+    assert set(re.findall(r"(?<!-)color: (\w+)", page)) == {"inherit"}
 
 
 def test_a_plan_is_data():
@@ -275,12 +285,36 @@ def test_rich_shows_the_same_tree():
     assert [line.strip() for line in lines if "skipped" in line] == NESTED_SKIPPED
 
 
+def notebook(plan: kwrap.Plan) -> tuple[str, list[tuple[int, str, *tuple[str, ...]]], list[str]]:
+    """Return what a notebook shows: the title, the rows as (depth, tooltip, cells), and what is below."""
+    page = ElementTree.fromstring(plan._repr_html_())  # an error unless it is well-formed
+    rows = []
+    for row in page.findall("./table/tbody/tr"):
+        name, *cells = (cell.text or "" for cell in row)
+        spaces = len(name) - len(name.lstrip("\u00a0"))
+        rows.append((spaces // 4, row[0].get("title"), name.lstrip("\u00a0"), *cells))
+    return page.findtext("strong"), rows, [line.text for line in page.iter("li")]
+
+
 def test_a_notebook_shows_the_same_tree():
-    page = nested()._repr_html_()
-    rows = re.findall(r'<tr><td style="text-align: left; padding-left: (\d+)em">(.*?)</td>(.*?)</tr>', page)
-    cells = [(int(pad) - 1, name, *re.findall("<td>(.*?)</td>", rest)) for pad, name, rest in rows]
-    assert [(depth, *map(html.unescape, row)) for depth, *row in cells] == NESTED
-    assert [html.unescape(line) for line in re.findall("<li>(.*?)</li>", page)] == NESTED_SKIPPED
+    title, rows, skipped = notebook(nested())
+    assert title == "plan for two_ways"
+    assert [(depth, *cells) for depth, _, *cells in rows] == NESTED
+    assert skipped == NESTED_SKIPPED
+
+
+def test_a_notebook_tells_each_layers_whole_path():
+    plan = nested()
+    paths = [path for _, path, *_ in notebook(plan)[1]]
+    assert paths == ["left", "left/keeper", "left/keeper/first", "left/keeper/second", "right"]
+    assert {entry.path for entry in plan.entries} <= set(paths)
+
+
+def test_what_was_skipped_is_closed_in_a_notebook_until_it_is_asked_for():
+    page = ElementTree.fromstring(nested()._repr_html_())
+    assert page.find("details").attrib == {}
+    assert page.findtext("./details/summary") == "skipped: 4"
+    assert ElementTree.fromstring(kwrap.plan(sequential())._repr_html_()).find("details") is None
 
 
 def test_json_has_all_paths_of_a_layer_and_each_that_was_skipped_alone():
@@ -316,7 +350,7 @@ def test_an_empty_plan_is_shown_too():
     plan = kwrap.plan(sequential())
     assert repr(plan).splitlines()[0] == "plan for 'line'"
     assert "plan for line" in shown(plan)
-    assert plan._repr_html_().count("<tr>") == 1
+    assert notebook(plan) == ("plan for line", [], [])
     assert plan.as_dict()["entries"] == []
 
 

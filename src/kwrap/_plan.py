@@ -1,6 +1,5 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
-import html
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import keras
 
-from kwrap import _keras
+from kwrap import _html, _keras
 from kwrap._follow import follow
 from kwrap._hook import Hook, Rule, Where, copies_of
 from kwrap._plugins import plugins
@@ -162,9 +161,9 @@ class Plan:
             rows.append((entry.path, type(entry.layer).__name__, weights, hooks))
         return rows
 
-    def _tree(self) -> list[tuple[int, str, str, str, str]]:
-        """Return (depth, name, layer, weights, hooks) of each entry and of what holds it, parents first."""
-        tree: list[tuple[int, str, str, str, str]] = []
+    def _tree(self) -> list[tuple[int, str, str, str, str, str]]:
+        """Return (depth, path, name, type, weights, hooks) of each entry and of what holds it, parents first."""
+        tree: list[tuple[int, str, str, str, str, str]] = []
         shown: set[str] = set()
         for entry, (path, kind, weights, hooks) in zip(self.entries, self.rows(), strict=True):
             *above, name = path.split("/")
@@ -172,10 +171,10 @@ class Plan:
                 holder_path = "/".join(above[: depth + 1])
                 if holder_path not in shown:
                     shown.add(holder_path)
-                    tree.append((depth, holder, self._holders[holder_path], "", ""))
+                    tree.append((depth, holder_path, holder, self._holders[holder_path], "", ""))
             shown.add(path)
             also = f" = {', '.join(entry.place.also)}" if entry.place.also else ""
-            tree.append((len(above), name + also, kind, weights, hooks))
+            tree.append((len(above), path, name + also, kind, weights, hooks))
         return tree
 
     def _left_out(self) -> list[str]:
@@ -186,7 +185,7 @@ class Plan:
         return [f"skipped {', '.join(those)}: {reason} ({hook})" for (reason, hook), those in paths.items()]
 
     def __repr__(self) -> str:
-        rows = [_COLUMNS, *(("  " * depth + name, *cells) for depth, name, *cells in self._tree())]
+        rows = [_COLUMNS, *(("  " * depth + name, *cells) for depth, _, name, *cells in self._tree())]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"plan for {self.model.name!r}", *lines, *self._left_out()])
@@ -196,22 +195,16 @@ class Plan:
         from rich.text import Text
 
         table = Table(*_COLUMNS, title=Text(f"plan for {self.model.name}"))
-        for depth, name, *cells in self._tree():
+        for depth, _, name, *cells in self._tree():
             table.add_row(Text("  " * depth + name), *(Text(cell) for cell in cells))  # a name may look like markup
         if self.skipped:
             table.caption = Text("\n".join(self._left_out()))
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        body = "".join(
-            f'<tr><td style="text-align: left; padding-left: {depth + 1}em">{html.escape(name)}</td>'
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
-            + "</tr>"
-            for depth, name, *cells in self._tree()
-        )
-        skipped = "".join(f"<li>{html.escape(line)}</li>" for line in self._left_out())
-        return f"<table><tr>{head}</tr>{body}</table>" + (f"<ul>{skipped}</ul>" if skipped else "")
+        left_out = _html.listing(f"skipped: {len(self.skipped)}", self._left_out())
+        rows = [(depth, path, cells) for depth, path, *cells in self._tree()]
+        return _html.table(f"plan for {self.model.name}", _COLUMNS, rows, left_out)
 
 
 def make_plan(

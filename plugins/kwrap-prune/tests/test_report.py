@@ -1,6 +1,8 @@
 import io
 import json
+import re
 import zlib
+from xml.etree import ElementTree
 
 import keras
 import numpy as np
@@ -48,6 +50,10 @@ def convolutions() -> keras.Model:
         ],
         name="net",
     )
+
+
+def odd_names() -> keras.Model:
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="[b]<script>dense&")], name="<i>net")
 
 
 def places(model: keras.Model) -> list[tuple[str, str]]:
@@ -198,21 +204,43 @@ def test_print_shows_the_weights_and_the_totals_in_columns():
     assert size.startswith("the model's weights: 13,000 bytes, compressed ")
 
 
-def test_rich_and_a_notebook_show_the_same_with_names_as_they_are():
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="[b]<i>dense")])
-    found = report(model)
+def test_rich_shows_the_same_with_names_as_they_are():
+    found = report(odd_names())
     shown = io.StringIO()
     Console(file=shown, width=200).print(found)
-    page = found._repr_html_()
-    assert "[b]<i>dense" in shown.getvalue()
-    assert "<td>[b]&lt;i&gt;dense</td>" in page
     for cells in (*found.rows(), found._total()):
-        for cell in cells[1:]:
-            assert cell in shown.getvalue()
-            assert f"<td>{cell}</td>" in page
-    for line in found._notes():
-        assert line.replace("'", "&#x27;") in page
-        assert line in shown.getvalue()
+        assert all(cell in shown.getvalue() for cell in cells)
+    assert all(line in shown.getvalue() for line in found._notes())
+    assert "[b]<script>dense&" in shown.getvalue()
+
+
+def test_a_notebook_shows_the_same_with_names_as_they_are():
+    found = report(odd_names())
+    page = ElementTree.fromstring(found._repr_html_())  # an error unless it is well-formed
+    assert page.findtext("strong") == "sparsity of <i>net"
+    body, foot = page.findall("./table/tbody/tr"), page.findall("./table/tfoot/tr")
+    assert [tuple(cell.text or "" for cell in row) for row in (*body, *foot)] == [*found.rows(), found._total()]
+    assert body[0][0].text == "[b]<script>dense&"
+    assert [line.text for line in page.findall("div")] == found._notes()
+
+
+def test_a_notebook_shows_numbers_to_the_right_and_sparsity_as_a_bar():
+    model = convolutions()
+    kwrap.wrap_model(model, Prune(ConstantSparsity(0.75, begin_step=0)), where="dense")
+    table = ElementTree.fromstring(report(model)._repr_html_()).find("table")
+    rows = [[cell.get("style") for cell in row] for row in table.iter("tr")]
+    sides = [[style.partition("text-align: ")[2].partition(";")[0] for style in row] for row in rows]
+    assert sides == [["left"] * 3 + ["right"] * 4] * 4
+    bars = [style.partition("0.5) ")[2].partition("%")[0] for row in rows[1:] for style in row if "gradient" in style]
+    assert bars == ["0.0", "75.0", f"{60 / 98:.1%}"[:-1]]
+
+
+def test_a_notebook_needs_nothing_from_elsewhere_and_takes_no_colours_but_the_pages():
+    page = report(convolutions())._repr_html_()
+    tags = {element.tag for element in ElementTree.fromstring(page).iter()}
+    assert tags == {"div", "strong", "table", "thead", "tbody", "tfoot", "tr", "th", "td"}
+    assert not re.search(r"http|url\(|@import|#[0-9a-f]{3}", page)
+    assert set(re.findall(r"(?<!-)color: (\w+)", page)) == {"inherit"}
 
 
 def test_a_model_that_is_not_built_is_an_error():

@@ -127,13 +127,14 @@ class Report:
         return table
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-            for row in (*self.rows(), self._total())
+        shares = [*(one.sparsity for one in self.weights), self.sparsity]
+        head, *body = map(_html_row, (_COLUMNS, *self.rows(), self._total()), (None, *shares))
+        notes = "".join(f"<div>{html.escape(line)}</div>" for line in self._notes())
+        return (
+            f'<div style="overflow-x: auto; color: inherit"><strong>{html.escape(f"sparsity of {self.model}")}</strong>'
+            f'<table style="border-collapse: collapse; margin: 0.3em 0; color: inherit"><thead>{head}</thead>'
+            f"<tbody>{''.join(body[:-1])}</tbody><tfoot>{body[-1]}</tfoot></table>{notes}</div>"
         )
-        notes = "".join(f"<li>{html.escape(line)}</li>" for line in self._notes())
-        return f"<table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
 
 
 def report(model: keras.Model) -> Report:
@@ -171,6 +172,20 @@ def _zeros(value: Any) -> int:
 
 def _numbers(counted: Report | WeightReport) -> tuple[str, ...]:
     return f"{counted.size:,}", f"{counted.zeros:,}", f"{counted.sparsity:.4f}", str(counted.non_finite)
+
+
+def _html_row(cells: tuple[str, ...], sparsity: float | None) -> str:
+    """Return a row, of the head if it has no sparsity; else sparsity is a bar behind its number, too."""
+    # Styles in the elements and half-transparent grey: as kwrap's own tables, for pages of any colours.
+    grey = "rgba(127, 127, 127, 0.5)"
+    kind = "th" if sparsity is None else "td"
+    row = ""
+    for name, side, cell in zip(_COLUMNS, _JUSTIFY, cells, strict=True):
+        style = f"border: 0; border-bottom: 1px solid {grey}; padding: 0.25em 0.75em; text-align: {side}"
+        if name == "sparsity" and sparsity is not None:
+            style += f"; background: linear-gradient(to right, {grey} {sparsity:.1%}, transparent 0)"
+        row += f'<{kind} style="{style}">{html.escape(cell)}</{kind}>'
+    return f"<tr>{row}</tr>"
 
 
 def _share(part: int, whole: int) -> float:
