@@ -19,6 +19,7 @@ __all__ = ["Report", "WeightReport", "report"]
 
 _COLUMNS = ("layer", "weight", "shape", "size", "zeros", "sparsity", "non-finite")
 _JUSTIFY: tuple[Literal["left", "right"], ...] = ("left",) * 3 + ("right",) * 4
+_GREY = "rgba(127, 127, 127, 0.35)"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class Report:
         return (
             f'<div style="overflow-x: auto; color: inherit"><strong>{html.escape(f"sparsity of {self.model}")}</strong>'
             f'<table style="border-collapse: collapse; margin: 0.3em 0; color: inherit"><thead>{head}</thead>'
-            f"<tbody>{''.join(body[:-1])}</tbody><tfoot>{body[-1]}</tfoot></table>{notes}</div>"
+            f"<tbody>{''.join(body[:-1])}</tbody>"
+            f'<tfoot style="font-weight: bold">{body[-1]}</tfoot></table>{notes}</div>'
         )
 
 
@@ -176,14 +178,13 @@ def _numbers(counted: Report | WeightReport) -> tuple[str, ...]:
 
 def _html_row(cells: tuple[str, ...], sparsity: float | None) -> str:
     """Return a row, of the head if it has no sparsity; else sparsity is a bar behind its number, too."""
-    # Styles in the elements and half-transparent grey: as kwrap's own tables, for pages of any colours.
-    grey = "rgba(127, 127, 127, 0.5)"
+    # Styles in the elements, and no colours but a grey that lets the page through: as in kwrap's own tables.
     kind = "th" if sparsity is None else "td"
     row = ""
     for name, side, cell in zip(_COLUMNS, _JUSTIFY, cells, strict=True):
-        style = f"border: 0; border-bottom: 1px solid {grey}; padding: 0.25em 0.75em; text-align: {side}"
+        style = f"border: 0; border-bottom: 1px solid {_GREY}; padding: 0.25em 0.75em; text-align: {side}"
         if name == "sparsity" and sparsity is not None:
-            style += f"; background: linear-gradient(to right, {grey} {sparsity:.1%}, transparent 0)"
+            style += f"; background: linear-gradient(to right, {_GREY} {sparsity:.1%}, transparent 0)"
         row += f'<{kind} style="{style}">{html.escape(cell)}</{kind}>'
     return f"<tr>{row}</tr>"
 
