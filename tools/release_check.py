@@ -40,10 +40,10 @@ import kwrap, kwrap_cli, kwrap_noise, kwrap_prune
 for module in (kwrap, kwrap_cli, kwrap_noise, kwrap_prune):
     assert module.__file__.startswith(sys.prefix), module.__file__
 assert {plugin.name for plugin in kwrap.plugins.list()} >= {"noise", "prune"}, kwrap.plugins.list()
-model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="dense"), keras.layers.Dense(2)])
+model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])
 model.compile("sgd", "mse")
 x, y = np.ones((4, 8), "float32"), np.ones((4, 2), "float32")
-kwrap.wrap_model(model, ["prune", kwrap.use("weight_noise").at("dense")])
+kwrap.wrap_model(model, ["prune", kwrap.use("weight_noise").at("first")])
 model.fit(x, y, verbose=0)
 before = model.predict(x, verbose=0)
 model.save("wrapped.keras")
@@ -52,7 +52,7 @@ assert np.array_equal(loaded.predict(x, verbose=0), before)
 kwrap.unwrap_model(loaded)
 assert not kwrap.find_hooks(loaded)
 assert np.array_equal(loaded.predict(x, verbose=0), before)
-assert np.mean(np.array(loaded.get_layer("dense").kernel) == 0) == 0.5
+assert np.mean(np.array(loaded.get_layer("first").kernel) == 0) == 0.5
 """
 
 
@@ -84,7 +84,8 @@ def run(command: list[str | Path], **options: Any) -> subprocess.CompletedProces
     done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if done.returncode:
         end = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
-        raise SystemExit(f"{' '.join(map(str, command[:5]))} ... ended with {done.returncode}:\n{end}")
+        said = " ".join(part for part in map(str, command) if "\n" not in part)
+        raise SystemExit(f"{said} ended with {done.returncode}:\n{end}")
     return done
 
 
