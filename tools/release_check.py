@@ -208,13 +208,13 @@ def run_installed(packages: list[Package], dist: Path) -> None:
     left_out = ("PYTHONPATH", "VIRTUAL_ENV", "KWRAP_PLUGINS", "KWRAP_BLOCK")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     with tempfile.TemporaryDirectory() as folder:
-        venv.create(Path(folder) / "venv", with_pip=True, symlinks=True)
         binaries = Path(folder) / "venv" / "bin"
         options: dict[str, Any] = {"cwd": folder, "env": environment}
         # The files themselves: by name alone, pip would take a package of that name from an index.
         wheels = [f"{dist / one.stem}-py3-none-any.whl{'[demo]' if one.folder == ROOT else ''}" for one in packages]
         pip: list[str | Path] = [binaries / "python", "-m", "pip"]
         with step("installed into a fresh environment"):
+            venv.create(Path(folder) / "venv", with_pip=True, symlinks=True)
             run([*pip, "install", "-q", "--constraint", ROOT / "constraints.txt", *wheels], **options)
             run([*pip, "check"], **options)
         with step("smoke test from outside the checkout"):
