@@ -39,7 +39,7 @@ def test_the_map_has_every_folder_that_the_linters_read_and_none_that_is_not_the
     assert [folder for folder in named if not (ROOT / folder).is_dir()] == []
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASING.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "RELEASING.md", "SECURITY.md"])
 def test_commands_files_and_targets_that_are_named_are_there(page):
     text = (ROOT / page).read_text()
     targets = set(re.findall(r"^([\w./-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

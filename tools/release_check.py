@@ -35,9 +35,9 @@ SMOKE_TEST = """
 import sys
 import keras
 import numpy as np
-import kwrap, kwrap_cli, kwrap_noise, kwrap_prune
+import kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_prune
 
-for module in (kwrap, kwrap_cli, kwrap_noise, kwrap_prune):
+for module in (kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_prune):
     assert module.__file__.startswith(sys.prefix), module.__file__
 assert {plugin.name for plugin in kwrap.plugins.list()} >= {"noise", "prune"}, kwrap.plugins.list()
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])
