@@ -27,6 +27,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Connect what is made and checked to the build."""
     app.connect("builder-inited", _generate)
     app.connect("autodoc-process-docstring", docstrings.as_restructured_text, priority=400)
+    app.connect("autodoc-process-signature", docstrings.with_options)
     app.connect("env-check-consistency", _check_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -3,7 +3,9 @@
 import re
 from typing import Any
 
-__all__ = ["as_restructured_text"]
+from sphinx.util.inspect import signature, stringify_signature
+
+__all__ = ["as_restructured_text", "with_options"]
 
 _CODE = re.compile(r"(`[^`]+`)(\w)?")
 
@@ -31,3 +33,15 @@ def _with_literals(line: str) -> str:
 
 def _indent(line: str) -> str:
     return line[: len(line) - len(line.lstrip())]
+
+
+def with_options(app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str) -> Any:
+    """Return what a Hook class takes as its options; a handler of autodoc-process-signature.
+
+    Sphinx looks at `__new__`, which takes everything, for it captures the options.
+    """
+    import kwrap
+
+    if what == "class" and issubclass(obj, kwrap.Hook):
+        return stringify_signature(signature(obj.__init__, bound_method=True), unqualified_typehints=True), returns
+    return None

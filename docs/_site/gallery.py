@@ -111,7 +111,8 @@ def _histograms(run: _Run) -> str:
     import numpy as np
 
     figure, axes = _figure()
-    bins = np.linspace(-0.8, 0.8, 81)
+    span = float(max(np.abs(run.before).max(), np.abs(run.after).max()))
+    bins = np.linspace(-span, span, 81)
     kept = run.after[run.after != 0]
     axes.hist(run.before.ravel(), bins=bins, color=BLUE, alpha=0.55, label=f"before: {run.before.size:,} weights")
     axes.hist(kept, bins=bins, color=ORANGE, alpha=0.85, label=f"after: {kept.size:,} weights that are not zero")
@@ -162,6 +163,7 @@ def _figure() -> tuple[Any, Any]:
 
 def _finish(axes: Any) -> None:
     axes.grid(True, linewidth=0.6)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
 
