@@ -33,7 +33,6 @@ format: .venv/installed ## rewrite the code as ruff formats it
 
 docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
-	$(BIN)/towncrier build --draft > docs/_build/next-release.md
 
 bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: a quarter of an hour; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py .venv-tfmot/bin/python
@@ -45,7 +44,7 @@ release-check: .venv/installed ## what RELEASING.md asks of a release: builds al
 	$(BIN)/python tools/release_check.py
 
 clean: ## remove .venv and everything built
-	rm -rf .venv .venv-tfmot build dist docs/_build
+	rm -rf .venv .venv-tfmot build dist docs/_build docs/_generated
 
 # Made anew when what is installed changes, and left unfinished when pip fails: the stamp comes last.
 .venv/installed: pyproject.toml constraints.txt $(PLUGINS:%=%/pyproject.toml)
