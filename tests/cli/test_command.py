@@ -32,12 +32,12 @@ ON_A_FILE = [
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("junk.keras", "junk.keras is no model file: a .keras file is a zip archive"),
-        ("part.keras", "part.keras is no model file: a .keras file is a zip archive"),
-        ("images.npy", "images.npy is no model file by its name"),
+        ("junk.keras", "'junk.keras' cannot be loaded: it is neither a zip archive"),
+        ("part.keras", "'part.keras' cannot be loaded: "),
+        ("images.npy", "'images.npy' cannot be loaded: "),
         ("missing.keras", "'missing.keras' does not exist"),
-        ("other.keras", "other.keras cannot be loaded: "),
-        ("old.h5", "old.h5 cannot be loaded: "),
+        ("other.keras", "'other.keras' cannot be loaded: "),
+        ("old.h5", "'old.h5' cannot be loaded: it is neither a zip archive"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused(refused, models: Path, command, name, said):
@@ -86,7 +86,9 @@ def own_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_class_that_nobody_registered_is_refused_and_import_is_the_way_out(refused, data, own_classes, monkeypatch):
-    assert "nobody registered 'Double', which it needs. Name the module" in refused("show", str(own_classes))
+    said = refused("show", str(own_classes))
+    assert "names 'cli_own_classes.Double'" in said
+    assert said.endswith("On the command line: --import MODULE, the module that registers them.")
     monkeypatch.chdir(own_classes.parent)
     before = list(sys.path)
     shown = data("plan", "own.keras", "--import", "cli_own_classes", "--hook", "cli_imported:factor=2")
@@ -117,7 +119,7 @@ def test_a_target_that_cannot_be_written_is_refused(refused, models: Path, comma
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which nobody can write")
 def test_what_the_system_does_not_let_write_is_refused(refused):
-    assert "/proc/out.keras cannot be written" in refused(
+    assert "the model was not saved: No such file or directory. What was at '/proc/out.keras'" in refused(
         "wrap", "plain.keras", "-o", "/proc/out.keras", "--hook", "noise"
     )
 
@@ -126,13 +128,13 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(refused, t
     output = tmp_path / "out.keras"
     output.write_bytes(b"precious")
 
-    def fail(self, path):
+    def fail(model, path):
         Path(path).write_bytes(b"half a f")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(keras.Model, "save", fail)
+    monkeypatch.setattr(keras.saving, "save_model", fail)
     said = refused("wrap", "plain.keras", "-o", str(output), "--hook", "noise", "--force")
-    assert "out.keras cannot be written: No space left on device" in said
+    assert "the model was not saved: No space left on device" in said
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.keras", b"precious")]
 
 

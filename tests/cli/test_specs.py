@@ -91,8 +91,9 @@ def test_the_value_that_a_dot_reaches_into_follows_from_the_other_options():
 
 @pytest.mark.parametrize("name", ["PolynomialDecay", "kwrap_prune>PolynomialDecay"])
 def test_a_class_registered_with_keras_goes_by_its_name_with_its_fields(name):
-    fields = "schedule.initial_sparsity=0,schedule.final_sparsity=0.9,schedule.begin_step=2,schedule.end_step=10"
-    schedule = schedule_of(f"prune:schedule={name},{fields}")
+    fields = {"initial_sparsity": 0, "final_sparsity": 0.9, "begin_step": 2, "end_step": 10, "frequency": 4}
+    text = ",".join(f"schedule.{field}={value}" for field, value in fields.items())
+    schedule = schedule_of(f"prune:schedule={name},{text}")
     assert type(schedule).__name__ == "PolynomialDecay"
     assert (schedule.final_sparsity, schedule.begin_step, schedule.end_step) == (0.9, 2, 10)
 
