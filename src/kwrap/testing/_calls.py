@@ -236,10 +236,9 @@ def nothing_is_traced_again(example: Example) -> None:
 def costs_nothing_where_it_does_nothing(example: Example) -> None:
     """A hook that leaves inference as it is adds no op to the graph of inference."""
     wrapper = example.wrapped()
-    outputs = arrays(example.call(wrapper))
-    bare = arrays(example.call(wrapper.layer))
-    same = len(outputs) == len(bare) and all(a.tobytes() == b.tobytes() for a, b in zip(outputs, bare, strict=True))
-    if not same:
+    example.trained(wrapper, 2)  # what is learned may begin with no effect
+    outputs, bare = (arrays(example.call(each)) for each in (wrapper, wrapper.layer))
+    if len(outputs) != len(bare) or any(a.tobytes() != b.tobytes() for a, b in zip(outputs, bare, strict=True)):
         raise NotApplicable("it acts at inference")
     if wrapper.hooks[0].target_weights and type(wrapper.hooks[0]).overrides("constrain"):
         raise NotApplicable("what it stores in the weights makes it look as if it did nothing")
@@ -254,9 +253,11 @@ def costs_nothing_where_it_does_nothing(example: Example) -> None:
 def bypassed_it_does_nothing(example: Example) -> None:
     """Inside `kwrap.bypass` the model gives what the layer gives without the hook, to the bit."""
     model = example.wrapped_model()
-    layer = model.get_layer(example.layer.name).layer
     before = example.call_model(model)
-    expected = example.call(layer)
+    twin = example.new_layer()
+    for variable, own in zip(twin.variables, model.get_layer(example.layer.name).layer.variables, strict=True):
+        variable.assign(own.value)
+    expected = example.call(twin)
     with bypass(model):
         must_be_same(example.call_model(model), expected, "the output of the bypassed model")
     if not example.random_at_inference:
@@ -279,21 +280,23 @@ def what_it_emits_can_be_collected(example: Example) -> None:
             counts = [len(each) for each in found.values()]
             if counts != [emitted.count(name)]:
                 raise Wrong(f"of {emitted.count(name)} values named {name!r}, {sum(counts)} are collected")
-            must_be_same(*_collected(example, model, name, training), f"{name!r} in a compiled call")
+            eager, compiled = _collected(example, model, name, training)
+            if eager != compiled:
+                raise Wrong(f"{name!r} is {compiled} in a compiled call, and {eager} in an eager one")
         if emitted:
             return
     raise NotApplicable("it emits nothing")
 
 
 def _collected(example: Example, model: keras.Model, name: str, training: bool) -> tuple[Any, Any]:
-    """Return the shapes of what is collected inside a compiled call and outside."""
+    """Return the dtypes and shapes of what is collected inside an eager call and inside a compiled one."""
 
     def call() -> Any:
         with collect(model, name) as found:
             example.call_model(model, training)
-        return [keras.ops.shape(leaf) for values in found.values() for leaf in keras.tree.flatten(values)]
+        return list(found.values())
 
-    return tf.function(call)(), call()
+    return signature_of(call()), signature_of(tf.function(call)())
 
 
 @check(where="kwrap.Hook.call", way_out="let the layer's errors pass, or catch those only that the hook can put right")
@@ -352,7 +355,10 @@ def works_in_mixed_precision(example: Example) -> None:
 def _works_in(example: Example, policy: str) -> None:
     if not any(keras.backend.is_float_dtype(dtype) for dtype, _ in signature_of(example.call(example.new_layer()))):
         raise NotApplicable("the layer's output is not floating")
-    layer = example.new_layer(dtype=policy)
+    try:
+        layer = example.new_layer(dtype=policy)
+    except Exception as error:
+        raise NotApplicable(f"the layer itself does not work in {policy}") from error
     wrapper = example.wrapped(layer=layer)
     if policy.startswith("mixed"):
         others = [target.name for target in wrapper.hooks[0].target_weights if target.dtype != "float32"]
@@ -398,7 +404,8 @@ class _RetracingLog(logging.Handler):
 
 
 def _compare_batches(example: Example, function: Callable[..., Any], eager: Callable[..., Any], phase: str) -> None:
-    for count in (2, 3):
+    # Further arguments are of the example's number of examples.
+    for count in (2, 3) if not example.arguments else (len(keras.tree.flatten(example.inputs)[0]),):
         inputs = keras.tree.map_structure(lambda array: _of_size(array, count), example.inputs)  # noqa: B023
         tensors = keras.tree.map_structure(tf.constant, inputs)
         must_be_close(function(tensors), eager(inputs), f"the output in {phase}, compiled, {count} in a batch")

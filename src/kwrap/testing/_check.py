@@ -70,7 +70,7 @@ class Check:
         reason = suite.skip.get(self.name) or (example.skip.get(self.name) if example is not None else None)
         if reason:
             raise NotApplicable(reason)
-        about = f"{suite.__name__}" if example is None else f"hook {example.hook.hook_name!r} on {example}"
+        about = f"{suite.__name__}" if example is None else f"hook {example}"
         given = {"suite": suite, "example": example}
         arguments = {name: given[name] for name in inspect.signature(self.function).parameters}
         try:

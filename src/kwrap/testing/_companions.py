@@ -17,9 +17,11 @@ class Companion(Hook):
     def __init__(self, factor: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.factor = factor
+        self.__dict__["calls"] = []
 
     def call(self, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Pass on."""
+        """Pass on, and take a note of it."""
+        self.__dict__["calls"].append(kwargs.get("training"))
         return call_next(*args, **kwargs)
 
     def parametrize(self, target: Any, value: Any, *, training: Any) -> Any:

@@ -48,8 +48,7 @@ class Example:
         object.__setattr__(self, "arguments", arguments)
 
     def __str__(self) -> str:
-        options = {name: value for name, value in self.hook.get_config().items() if name != "name"}
-        return f"{type(self.layer).__name__} {self.layer.name!r}, options {options}"
+        return f"{self.hook.hook_name!r} on {type(self.layer).__name__} {self.layer.name!r}"
 
     # --- new ones ------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from keras.saving import get_custom_objects
 
@@ -18,11 +19,12 @@ __all__ = ["install_plugin", "isolated_registry"]
 
 @contextmanager
 def isolated_registry() -> Iterator[None]:
-    """Inside the context, hooks, weight targets, Keras' registered objects and blocked plugins are one's own.
+    """Inside the context, hooks, weight targets, Keras' registered objects and the state of plugins are one's own.
 
     What was there before is there; what is added, replaced or blocked inside is gone afterwards.
     """
-    tables = [_registry._definitions, weight_targets._registered, get_custom_objects(), plugins._blocked]
+    tables: list[dict[Any, Any]] = [_registry._definitions, weight_targets._registered, get_custom_objects()]
+    tables += [plugins._blocked, plugins._managers, plugins._errors]
     before = [dict(table) for table in tables]
     try:
         yield

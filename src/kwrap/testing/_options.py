@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from kwrap._hook import Hook
-from kwrap._options import own_options
+from kwrap._options import own_options, stored
 from kwrap._registry import registered
 from kwrap._wrapper import Wrapper
 from kwrap.errors import HookCallError, KwrapError, listed
@@ -112,7 +112,7 @@ def config_is_json(example: Example) -> None:
     """A config consists of JSON values: a saved model is a JSON file."""
     config = example.hook.get_config()
     try:
-        text = json.dumps(config, allow_nan=False)
+        text = json.dumps(config)
     except (TypeError, ValueError) as error:
         raise Wrong(f"the config is no JSON: {error}") from error
     back = json.loads(text)
@@ -207,14 +207,10 @@ def _options_of(hook: type[Hook]) -> list[str]:
 
 def _off_default(hook: Hook, option: str) -> bool:
     default = own_options(type(hook))[option].default
-    if default is inspect.Parameter.empty:
-        return True
-    config = hook.get_config()
-    neutral = {name: value for name, value in config.items() if name != option}
-    try:
-        return bool(type(hook).from_config(neutral).get_config()[option] != config[option])
-    except KwrapError:  # the default does not go with the other options
-        return True
+    given = vars(hook)["_options"][option]
+    return default is inspect.Parameter.empty or bool(
+        stored(type(hook), option, given) != stored(type(hook), option, default)
+    )
 
 
 def _unlike(one: dict[str, Any], other: dict[str, Any]) -> str:

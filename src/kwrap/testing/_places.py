@@ -7,9 +7,10 @@ import keras
 from kwrap._model import unwrap_model, wrap_model
 from kwrap._wrapper import Wrapper
 from kwrap.testing._check import NotApplicable, Wrong, check
-from kwrap.testing._companions import Companion, Holder, HolderModel
-from kwrap.testing._compare import must_be_close, must_be_finite, must_be_same, signature_of, values
+from kwrap.testing._companions import Companion, Holder, HolderModel, probe
+from kwrap.testing._compare import arrays, must_be_close, must_be_finite, must_be_same, signature_of, values
 from kwrap.testing._example import Example
+from kwrap.testing._saving import saved_and_loaded
 
 __all__: list[str] = []
 
@@ -49,7 +50,7 @@ def a_shared_layer_works(example: Example) -> None:
 
 @check(where="kwrap.wrap_model", way_out="`self.path` for names; never a layer's position in a model")
 def it_works_inside_a_composite(example: Example) -> None:
-    """Inside a layer of one's own, which holds the layer, it acts as on the layer alone, saved and loaded, too."""
+    """Inside a layer of one's own, which holds the layer, it acts as on the layer alone, also saved and loaded."""
     _inside(example, Holder)
 
 
@@ -74,12 +75,15 @@ def _inside(example: Example, kind: type[Holder] | type[HolderModel]) -> None:
     if example.random_at_inference:
         return
     wrap_model(unwrap_model(model, merge=False), example.new_hook(), where=place)
-    must_be_close(model(inputs, training=False), example.call(alone), "the output", rtol=1e-6)
+    outputs = arrays(model(inputs, training=False))
+    must_be_close(outputs, example.call(alone), "the output", rtol=1e-6)
+    if kind is Holder:
+        must_be_same(saved_and_loaded(model)(inputs, training=False), outputs, "the loaded model's output")
 
 
 @check(where="kwrap.Hook.call", way_out="call `call_next`, and compute with `value`: other hooks are behind both")
 def it_works_before_another_hook(example: Example) -> None:
-    """With another hook after it on the layer, both act, in training and in inference."""
+    """With another hook between it and the layer, both act, in training and in inference."""
     _with_another(example, first=True)
 
 
@@ -90,9 +94,11 @@ def it_works_after_another_hook(example: Example) -> None:
 
 
 def _with_another(example: Example, *, first: bool) -> None:
-    other = Companion(name="another")
-    both = example.wrapped(after=[other]) if first else example.wrapped(other)
-    alone = example.wrapped()
+    other, alone = Companion(name="another"), example.wrapped()
+    called: list[Any] = []
+    layer = example.new_layer(probe(type(example.layer), called.append))
+    both = example.wrapped(after=[other], layer=layer) if first else example.wrapped(other, layer=layer)
+    called.clear()
     for training in (False, True):
         outputs, expected = example.call(both, training), example.call(alone, training)
         must_be_finite(outputs, "the output")
@@ -100,6 +106,8 @@ def _with_another(example: Example, *, first: bool) -> None:
             raise Wrong(f"the output is {signature_of(outputs)} instead of {signature_of(expected)}")
         if not (example.random_in_training if training else example.random_at_inference):
             must_be_close(outputs, expected, "the output beside a hook that changes nothing", rtol=1e-6)
+    if first and len(other.calls) != len(called):
+        raise Wrong(f"the layer was called {len(called)} times, and the hook before it {len(other.calls)} times")
     example.trained(both, 2)
     must_be_finite(example.call(both), "the output after training")
 

@@ -39,7 +39,7 @@ def _reports(suite: Any) -> list[dict[str, Any]]:
     examples = suite.all_examples()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        expected = [_prepare(example, folder / f"{index}.keras") for index, example in enumerate(examples)]
+        prepared = [_prepared(example, folder / f"{index}.keras") for index, example in enumerate(examples)]
         modules = dict(each for example in examples for each in _modules_of(example))
         job = {"modules": modules, "examples": [_as_job(example) for example in examples]}
         (folder / "job.pickle").write_bytes(pickle.dumps(job))
@@ -50,7 +50,15 @@ def _reports(suite: Any) -> list[dict[str, Any]]:
         if done.returncode:
             raise RuntimeError(f"the process ended with {done.returncode}: {done.stderr[-3000:]}")
         reports = pickle.loads((folder / "reports.pickle").read_bytes())
-    return [{**report, **prepared} for report, prepared in zip(reports, expected, strict=True)]
+    return [{**report, **own} for report, own in zip(reports, prepared, strict=True)]
+
+
+def _prepared(example: Example, path: Path) -> dict[str, Any]:
+    """Return what `_prepare` does, or an error in the place of what the process would say."""
+    try:
+        return _prepare(example, path)
+    except Exception as error:
+        return {"loading": f"nothing can be loaded: {_described(error)}", "replicas": _described(error)}
 
 
 def _prepare(example: Example, path: Path) -> dict[str, Any]:
@@ -150,6 +158,9 @@ def _report(job: dict[str, Any], path: Path, strategy: Any) -> dict[str, Any]:
 
 def _train_in_replicas(job: dict[str, Any], strategy: Any) -> list[list[Any]]:
     """Train as `_train` does, the loss shared by the replicas; return the weights of each."""
+    for part in ("hook", "layer"):
+        if "<locals>" in job[part][1]:
+            raise LookupError(f"{job[part][1]} is defined in a function, where no other process finds it")
     hook, layer = (_named(*job[part]) for part in ("hook", "layer"))
     with strategy.scope():
         example = Example(hook, layer, job["inputs"], job["arguments"])

@@ -179,7 +179,9 @@ def fit_works(example: Example) -> None:
     targets = np.zeros(tuple(example.call_model(model).shape), "float32")
     model.compile(keras.optimizers.SGD(0.01), "mse", jit_compile=False)
     losses = model.fit(example.data, targets, batch_size=len(targets), epochs=2, verbose=0).history["loss"]
-    must_be_finite(np.array([*losses, model.evaluate(example.data, targets, verbose=0)]), "the losses")
+    must_be_finite(
+        np.array([*losses, model.evaluate(example.data, targets, verbose=0, return_dict=True)["loss"]]), "the losses"
+    )
     must_be_finite(model.predict(example.data, verbose=0), "what `predict` gives")
 
 

@@ -10,7 +10,7 @@ from kwrap._model import clone_model, unwrap_model
 from kwrap._targets import WeightTarget
 from kwrap.testing._calls import graph_ops
 from kwrap.testing._check import NotApplicable, Wrong, check
-from kwrap.testing._compare import must_be_close, must_be_finite, must_be_same, values
+from kwrap.testing._compare import arrays, must_be_close, must_be_finite, must_be_same, values
 from kwrap.testing._example import Example
 
 __all__: list[str] = []
@@ -25,38 +25,27 @@ def its_variables_are_its_own(example: Example) -> None:
         raise Wrong(f"it tracks {shared}, which are the layer's")
 
 
-@check(where="kwrap.Hook.build", way_out="create every variable in `build`, and fill it in `initialize`")
-def calls_make_no_variables(example: Example) -> None:
-    """All variables are there once the hook is built."""
-    wrapper = example.wrapped()
-    before = [variable.path for variable in wrapper.hooks[0].variables]
-    for training in (False, True):
-        example.call(wrapper, training)
-    after = [variable.path for variable in wrapper.hooks[0].variables]
-    if after != before:
-        raise Wrong(f"a call made the variables {sorted(set(after) - set(before))}")
-
-
 @check(
     where="kwrap.Hook.initialize", way_out="return values from `parametrize` or `constrain`; kwrap does the assigning"
 )
 def other_weights_are_left_alone(example: Example) -> None:
     """Of the weights only the targets change: by `constrain` while it is on, by `merge` when it is taken off."""
     layer = example.new_layer()
-    before = values(layer.trainable_variables)
+    variables = layer.trainable_variables  # a hook may freeze some
+    before = values(variables)
     model = example.wrapped_model(example.model(layer))
     hook = model.get_layer(example.layer.name).hooks[0]
     for training in (False, True):
         example.call_model(model, training)
     of_hook = {id(target.variable) for target in hook.target_weights}
     may_change = of_hook if type(hook).overrides("constrain") else set()
-    _others_same(layer, before, may_change, "while the hook is on")
+    _others_same(variables, before, may_change, "while the hook is on")
     unwrap_model(model)
-    _others_same(layer, before, of_hook, "after unwrapping")
+    _others_same(variables, before, of_hook, "after unwrapping")
 
 
-def _others_same(layer: keras.Layer, before: list[Any], may_change: set[int], when: str) -> None:
-    for variable, value in zip(layer.trainable_variables, before, strict=False):
+def _others_same(variables: Any, before: list[Any], may_change: set[int], when: str) -> None:
+    for variable, value in zip(variables, before, strict=True):
         if id(variable) not in may_change:
             must_be_same([variable.value], [value], f"{variable.path} {when}")
 
@@ -191,17 +180,21 @@ def a_copy_leaves_the_original_alone(example: Example) -> None:
 
 @check(where="kwrap.clone_model", way_out="keep in variables what was learned: a copy takes them over by their order")
 def a_copy_of_a_wrapped_model_is_exact(example: Example) -> None:
-    """A copy of a wrapped model in mid-training has its hooks, with their state."""
+    """A copy of a wrapped model in mid-training has its hooks, with their state, and shares nothing with it."""
     model = example.wrapped_model()
     wrapper = model.get_layer(example.layer.name)
     example.trained(wrapper, 2)
+    before, names = values(wrapper.weights), [variable.path for variable in wrapper.weights]
     copy = clone_model(model)
     other = copy.get_layer(example.layer.name)
-    must_be_same(
-        [v.value for v in other.weights], values(wrapper.weights), "the copy", [v.path for v in wrapper.weights]
-    )
+    must_be_same(values(other.weights), before, "the copy", names)
+    outputs = arrays(example.call_model(model))
     if not example.random_at_inference:
-        must_be_same(example.call_model(copy), example.call_model(model), "the copy's output")
+        must_be_same(example.call_model(copy), outputs, "the copy's output")
+    example.trained(other, 2)
+    must_be_same(values(wrapper.weights), before, "the model while its copy trains", names)
+    if not example.random_at_inference:
+        must_be_same(example.call_model(model), outputs, "the model's output while its copy trains")
 
 
 def constrained(hook: Hook, target: WeightTarget, value: Any) -> Any:
