@@ -252,6 +252,12 @@ def test_a_layer_with_several_inputs_and_further_arguments_is_an_example():
     assert found == [None] * 8
 
 
+@pytest.mark.parametrize("given", [(GoodGain, dense(), X), (GoodGain(), keras.layers.Dense, X)])
+def test_an_example_of_a_class_is_an_error_that_says_what_is_due(given):
+    with pytest.raises(TypeError, match="a hook and a layer, both instances, and an input; got"):
+        Example(*given)
+
+
 def test_a_check_that_does_not_apply_is_skipped_with_its_reason():
     (example,) = suite_of(Case(GoodGain, "none")).all_examples()
     with pytest.raises(NotApplicable, match=r"^it has no `constrain`$"):

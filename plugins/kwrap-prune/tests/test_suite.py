@@ -37,7 +37,6 @@ def dense():
 
 class TestPrune(kwrap.testing.HookSuite):
     examples = (
-        (Prune(), dense(), INPUTS),
         (Prune(PolynomialDecay(0.2, 0.8, begin_step=0, end_step=4, frequency=2), log_sparsity=True), dense(), INPUTS),
         kwrap.testing.Example(
             Prune(a_fifth_more, regrow=True, criterion=Signed()), dense(), INPUTS, skip=STRAIGHT_THROUGH

@@ -114,7 +114,7 @@ def keyword_calls_are_the_same(example: Example) -> None:
 @check(where="kwrap.Hook.call", way_out="leave out of `call_next` what is not to change: it keeps the mask")
 def mask_is_kept(example: Example) -> None:
     """The layer gets the mask that it would get without the hook, given or from the layer before, and hands it on."""
-    if np.ndim(example.inputs) < 2 or not isinstance(example.inputs, np.ndarray):
+    if example.arguments or not isinstance(example.inputs, np.ndarray) or example.inputs.ndim < 2:
         raise NotApplicable("no single input with an axis to mask")
     if example.inputs.dtype.kind != "f":
         raise NotApplicable("Keras masks floating inputs")
@@ -133,15 +133,15 @@ def mask_is_kept(example: Example) -> None:
         (expected, handed), (received, handed_on) = results
         how = "given by keyword" if given else "of the layer before"
         for mask in received:  # of each call, as a hook may call the layer 0 to n times
-            if mask is None or not np.array_equal(mask, expected[0]):
+            if not _are_same_masks(mask, expected[0]):
                 raise Wrong(f"the layer does not get the mask {how}")
-        _same_masks(handed, handed_on, how)
+        pairs = zip(keras.tree.flatten(handed), keras.tree.flatten(handed_on), strict=True)
+        if not all(_are_same_masks(*pair) for pair in pairs):
+            raise Wrong(f"the output does not carry on the mask {how}")
 
 
-def _same_masks(expected: Any, received: Any, how: str) -> None:
-    pairs = zip(keras.tree.flatten(expected), keras.tree.flatten(received), strict=True)
-    if not all((a is None) == (b is None) and (a is None or np.array_equal(a, b)) for a, b in pairs):
-        raise Wrong(f"the output does not carry on the mask {how}")
+def _are_same_masks(one: Any, other: Any) -> bool:
+    return (one is None) == (other is None) and (one is None or np.array_equal(one, other))
 
 
 @check(where="kwrap.Hook.call", way_out="name `training` to know it; do not give it to `call_next`")

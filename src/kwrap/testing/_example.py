@@ -43,6 +43,10 @@ class Example:
     skip: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.hook, Hook) or not isinstance(self.layer, keras.Layer):
+            raise TypeError(
+                f"an example is a hook and a layer, both instances, and an input; got {self.hook!r}, {self.layer!r}"
+            )
         object.__setattr__(self, "inputs", keras.tree.map_structure(_as_array, self.inputs))
         arguments = {name: _as_array(value) if _is_array(value) else value for name, value in self.arguments.items()}
         object.__setattr__(self, "arguments", arguments)

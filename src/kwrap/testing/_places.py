@@ -69,12 +69,15 @@ def _inside(example: Example, kind: type[Holder] | type[HolderModel]) -> None:
     inputs = example.data if kind is Holder else example.inputs
     model(inputs)
     place = f"holder/{example.layer.name}" if kind is Holder else example.layer.name
+    before = values(model.variables)
     keras.utils.set_random_seed(7)
     wrap_model(model, example.new_hook(), where=place)
     must_be_finite(model(inputs, training=True), "the output in training")
     if example.random_at_inference:
         return
-    wrap_model(unwrap_model(model, merge=False), example.new_hook(), where=place)
+    for variable, value in zip(unwrap_model(model, merge=False).variables, before, strict=True):
+        variable.assign(value)  # such as moving averages of the layer, which training changed
+    wrap_model(model, example.new_hook(), where=place)
     outputs = arrays(model(inputs, training=False))
     must_be_close(outputs, example.call(alone), "the output", rtol=1e-6)
     if kind is Holder:

@@ -86,7 +86,7 @@ def _train(example: Example, wrapper: Wrapper) -> None:
 def _as_job(example: Example) -> dict[str, Any]:
     return {
         "hook": (type(example.hook).__module__, type(example.hook).__qualname__, example.hook.get_config()),
-        "layer": (type(example.layer).__module__, type(example.layer).__qualname__, example.layer.get_config()),
+        "layer": keras.saving.serialize_keras_object(example.layer),
         "inputs": example.inputs,
         "arguments": dict(example.arguments),
     }
@@ -158,10 +158,7 @@ def _report(job: dict[str, Any], path: Path, strategy: Any) -> dict[str, Any]:
 
 def _train_in_replicas(job: dict[str, Any], strategy: Any) -> list[list[Any]]:
     """Train as `_train` does, the loss shared by the replicas; return the weights of each."""
-    for part in ("hook", "layer"):
-        if "<locals>" in job[part][1]:
-            raise LookupError(f"{job[part][1]} is defined in a function, where no other process finds it")
-    hook, layer = (_named(*job[part]) for part in ("hook", "layer"))
+    hook, layer = _hook_of(*job["hook"]), keras.saving.deserialize_keras_object(job["layer"])
     with strategy.scope():
         example = Example(hook, layer, job["inputs"], job["arguments"])
         wrapper = example.wrapped()
@@ -177,9 +174,11 @@ def _train_in_replicas(job: dict[str, Any], strategy: Any) -> list[list[Any]]:
     return [[keras.ops.convert_to_numpy(each[min(index, len(each) - 1)]) for each in results] for index in range(2)]
 
 
-def _named(module: str, qualname: str, config: dict[str, Any]) -> Any:
+def _hook_of(module: str, qualname: str, config: dict[str, Any]) -> Any:
     found: Any = import_module(module)
     for name in qualname.split("."):
+        if name == "<locals>":
+            raise LookupError(f"{qualname} is defined in a function, where no other process finds it")
         found = getattr(found, name)
     return found.from_config(config)
 
