@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -101,7 +101,7 @@ def config_comes_back(example: Example) -> None:
     again = type(hook).from_config(config).get_config()
     if again != config:
         raise Wrong(f"{_unlike(config, again)} came back as another value, or not at all")
-    if missing := [name for name in own_options(type(hook)) if name not in config]:
+    if missing := [name for name in _all_options_of(type(hook)) if name not in config]:
         raise Wrong(f"the config lacks the options {listed(missing)}")
 
 
@@ -202,11 +202,15 @@ def _other_layers() -> Iterable[tuple[keras.Layer, Any]]:
 
 def _options_of(hook: type[Hook]) -> list[str]:
     """Return the options that are not those of every hook."""
-    return [name for name in own_options(hook) if name not in own_options(Hook)]
+    return [name for name in _all_options_of(hook) if name not in _all_options_of(Hook)]
+
+
+def _all_options_of(hook: Any) -> Mapping[str, inspect.Parameter]:  # Any, for to mypy a class of Hook has no hash
+    return own_options(hook)
 
 
 def _off_default(hook: Hook, option: str) -> bool:
-    default = own_options(type(hook))[option].default
+    default = _all_options_of(type(hook))[option].default
     given = vars(hook)["_options"][option]
     return default is inspect.Parameter.empty or bool(
         stored(type(hook), option, given) != stored(type(hook), option, default)

@@ -108,7 +108,7 @@ class Prune(kwrap.Hook):
         """Compute the masks of step 0, if the schedule begins there."""
         for target in self.target_weights:
             mask = self.state(target, "mask")
-            value = keras.ops.convert_to_tensor(target.variable)
+            value = keras.ops.copy(target.variable.value)  # convert_to_tensor gives the variable, which 0 does not fit
             if not keras.ops.all(keras.ops.isfinite(value)):
                 warnings.warn(
                     f"hook {self.name!r} at {self.path!r}: {target.name!r} has NaN or infinite weights, which stay",
