@@ -148,22 +148,38 @@ def test_a_kernel_is_one_function_to_tensorflow_whatever_the_number_of_its_calle
     assert not {"AddV2", "Add"} & set(ops)
 
 
-def test_kernels_that_a_kernel_calls_are_chosen_for_its_callers(add, traced):
+@pytest.mark.parametrize("xla_first", [False, True])
+def test_kernels_that_a_kernel_calls_are_chosen_for_its_caller(add, xla_first):
     @add.variant(jit_compile=True)
     def add_xla(values, amount=1.0):
-        traced.append("xla")
         return values + tf.cast(amount, values.dtype) + 100
 
-    def doubled(values):
+    @kernel
+    def double(values):
         return 2 * add(values)
 
-    double = kernel(doubled)
-    double.variant(jit_compile=True)(doubled)
+    x = tf.ones([1])
+    results = dict.fromkeys(sorted([False, True], reverse=xla_first))
+    for jit_compile in results:
+        results[jit_compile] = float(tf.function(double, jit_compile=jit_compile)(x)[0])
+    assert results == {False: 4, True: 204}
+    assert double(x) == 4
+    assert double.trace_count == 2
+
+
+def test_a_variant_that_comes_late_is_taken_inside_other_kernels_too(add):
+    @kernel
+    def double(values):
+        return 2 * add(values)
+
     x = tf.ones([1])
     assert double(x) == 4
-    assert tf.function(double, jit_compile=True)(x) == 204
-    assert add(x) == 2
-    assert traced == ["add", "xla"]
+
+    @add.variant(device=DEFAULT)
+    def add_there(values, amount=1.0):
+        return values + tf.cast(amount, values.dtype) + 10
+
+    assert double(x) == 24
 
 
 def test_a_caller_that_xla_compiles_gets_the_variant_for_it(add, traced):

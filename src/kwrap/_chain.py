@@ -95,7 +95,9 @@ class Link:
             if error in raised:
                 raise  # the layer's own, or a hook's further in
             raise blame(self.hook, "call", error) from error
-        if results and outputs is not results[-1] and not self.hook.changes_output:
+        # A tensor that is handed on is the layer's; a list that is, may have been changed.
+        handed_on = results and outputs is results[-1] and keras.ops.is_tensor(outputs)
+        if results and not handed_on and not self.hook.changes_output:
             self._check(outputs, results[-1])
         return outputs
 

@@ -4,7 +4,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, final
 
@@ -50,7 +49,7 @@ class Kernel(Generic[P, R]):
     Arguments are scalars and flat tensors, `(n,)` of any length; whatever else they are is converted by
     `tf.convert_to_tensor`. Inside another `tf.function` a call is one op that calls the shared trace, not a copy of its
     ops, so a model pays for the trace once and not once a layer. AutoGraph is off: control flow is `tf.cond` and
-    `tf.while_loop`. A kernel that calls others needs the variants that these have: theirs are chosen by its own.
+    `tf.while_loop`. A kernel that calls others is traced once for each kind of caller: theirs are chosen for it, too.
 
     Raises `KernelError` for an argument of more than one axis, and for a variant that does not fit.
     """
@@ -63,7 +62,7 @@ class Kernel(Generic[P, R]):
         if unfit := [each.name for each in parameters if each.kind is not each.POSITIONAL_OR_KEYWORD]:
             raise KernelError(self.name, f"parameters {unfit} are not plain ones, given by position or by name")
         self._implementations: list[_Implementation[P, R]] = [_Implementation(function)]
-        self._traces: dict[tuple[_Implementation[P, R], Signature], Callable[..., R]] = {}
+        self._traces: dict[tuple[_Implementation[P, R], Signature, object], Callable[..., R]] = {}
         self._lock = threading.RLock()
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -71,14 +70,18 @@ class Kernel(Generic[P, R]):
         bound.apply_defaults()
         tensors = [tf.convert_to_tensor(value) for value in bound.args]
         signature = tuple(self._spec(name, tensor) for name, tensor in zip(bound.arguments, tensors, strict=True))
-        return self._trace(self._choose(), signature)(*tensors)
+        caller = _caller()
+        return self._trace(self._choose(caller), signature, caller)(*tensors)
 
     def __repr__(self) -> str:
         return f"<Kernel {self._implementations[0].source}, {len(self._implementations)} implementations>"
 
     @property
     def trace_count(self) -> int:
-        """How often TensorFlow has traced this kernel: once for each combination of implementation and dtypes."""
+        """How often TensorFlow has traced this kernel: once for each combination of implementation and dtypes.
+
+        One that calls other kernels: once for each kind of caller as well.
+        """
         return len(self._traces)
 
     def cost(self, *args: Any, **kwargs: Any) -> Cost:
@@ -95,7 +98,7 @@ class Kernel(Generic[P, R]):
             value if isinstance(value, tf.TensorSpec) else tf.TensorSpec.from_tensor(tf.convert_to_tensor(value))
             for value in bound.args
         ]
-        function = tf.function(self._choose().function, autograph=False)
+        function = tf.function(self._choose(_caller()).function, autograph=False)
         with tf.init_scope():
             graph = function.get_concrete_function(*specs).graph
         ops = [op for op in _all_ops(graph) if op.type not in _FREE_OPS]
@@ -132,36 +135,49 @@ class Kernel(Generic[P, R]):
                 self.name, f"{others[0]} and {new.source} are both its variant for {device=}, {jit_compile=}"
             )
         self._implementations = [each for each in self._implementations if each not in same] + [new]
+        _Variants.count += 1
+        _Variants.mind_devices |= new.device is not None
 
-    def _choose(self) -> _Implementation[P, R]:
-        """Return the implementation for the code that is calling now."""
-        if len(self._implementations) == 1:
-            return self._implementations[0]
-        device = _caller_device() if any(each.device for each in self._implementations) else None
-        compiled = _caller_is_xla()
-        callers = (None, device), (None, compiled)
+    def _choose(self, caller: "_Caller") -> _Implementation[P, R]:
+        """Return the implementation for `caller`."""
+        callers = (None, caller.device), (None, caller.jit_compile)
         fitting = [
             each for each in self._implementations if each.device in callers[0] and each.jit_compile in callers[1]
         ]
         # Most conditions first; reversed, as `max` keeps the first of equals and the later one is to win.
         return max(reversed(fitting), key=lambda each: -each.callers.count(None))
 
-    def _trace(self, implementation: _Implementation[P, R], signature: Signature) -> Callable[..., R]:
-        """Return the shared trace of `implementation` for `signature`, made at its first use."""
+    def _trace(
+        self, implementation: _Implementation[P, R], signature: Signature, caller: "_Caller"
+    ) -> Callable[..., R]:
+        """Return the shared trace of `implementation` for `signature`, made at its first use.
+
+        One that calls other kernels is for this kind of caller only, and until one of them gets another variant.
+        """
+        for_all, for_caller = (implementation, signature, None), (implementation, signature, (caller, _Variants.count))
+        outer = _tracing.get()
+        if outer is not None:
+            outer.calls_kernels = True
         with self._lock:
-            if (implementation, signature) not in self._traces:
-                # Not inlined: TensorFlow would optimize a copy for each caller, which takes longer than all else.
-                function = tf.function(
-                    implementation.function,
-                    input_signature=signature,
-                    autograph=False,
-                    experimental_attributes={"_noinline": True},
-                )
+            for key in (for_all, for_caller):
+                if key in self._traces:
+                    return self._traces[key]
+            # Not inlined: TensorFlow would optimize a copy for each caller, which takes longer than all else.
+            function = tf.function(
+                implementation.function,
+                input_signature=signature,
+                autograph=False,
+                experimental_attributes={"_noinline": True},
+            )
+            token = _tracing.set(tracing := _Tracing(caller))
+            try:
                 # Outside the caller's graph and without its device: the next caller may be on another one. Held as a
                 # concrete function: tf.function itself traces again for callers that XLA compiles.
-                with tf.init_scope(), tf.device(None), _tracing(implementation):
-                    self._traces[implementation, signature] = function.get_concrete_function()
-            return self._traces[implementation, signature]
+                with tf.init_scope(), tf.device(None):
+                    trace = function.get_concrete_function()
+            finally:
+                _tracing.reset(token)
+            return self._traces.setdefault(for_caller if tracing.calls_kernels else for_all, trace)
 
     def _spec(self, parameter: str, tensor: tf.Tensor) -> tf.TensorSpec:
         if tensor.shape.rank not in (0, 1):
@@ -176,24 +192,40 @@ def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     return Kernel(function)
 
 
-# The implementation that is being traced: kernels that it calls are chosen for its callers.
-_traced: ContextVar[_Implementation[Any, Any] | None] = ContextVar("_traced", default=None)
+class _Caller(NamedTuple):
+    """What variants are chosen by: the device type, if any kernel has variants for one, and whether XLA compiles."""
+
+    device: str | None
+    jit_compile: bool
 
 
-@contextmanager
-def _tracing(implementation: _Implementation[Any, Any]) -> Iterator[None]:
-    token = _traced.set(implementation)
-    try:
-        yield
-    finally:
-        _traced.reset(token)
+class _Tracing:
+    """A kernel that is being traced: for whom, and whether it calls others."""
+
+    def __init__(self, caller: _Caller) -> None:
+        self.caller, self.calls_kernels = caller, False
+
+
+class _Variants:
+    """How many variants there are of all kernels, and whether one of them is for a device."""
+
+    count = 0
+    mind_devices = False
+
+
+_tracing: ContextVar[_Tracing | None] = ContextVar("_tracing", default=None)
+
+
+def _caller() -> _Caller:
+    """Return who is calling: of a kernel inside another, that one's caller."""
+    tracing = _tracing.get()
+    if tracing is not None:
+        return tracing.caller
+    return _Caller(_caller_device() if _Variants.mind_devices else None, _caller_is_xla())
 
 
 def _caller_device() -> str:
     """Return the device type that ops of the caller go to: its device scope, else TensorFlow's default."""
-    traced = _traced.get()
-    if traced is not None and traced.device is not None:
-        return traced.device
     # TensorFlow has no public way to read the scope but to make an op in it; unused, it is pruned from the graph.
     device: str | None = tf.DeviceSpec.from_string(tf.constant(0.0).device).device_type
     return device or ("GPU" if tf.config.get_visible_devices("GPU") else "CPU")
@@ -201,9 +233,6 @@ def _caller_device() -> str:
 
 def _caller_is_xla() -> bool:
     """Return whether the caller is being traced for `jit_compile=True`, or is inside such a function."""
-    traced = _traced.get()
-    if traced is not None and traced.jit_compile is not None:
-        return traced.jit_compile
     # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 

@@ -1,9 +1,9 @@
 """The options of a hook: captured from what `__init__` takes, checked, stored in the config and revived from it."""
 
-import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,8 +20,19 @@ _REGISTER = "@keras.saving.register_keras_serializable()"
 _SERIALIZED = {"class_name", "config"}
 
 
-def _own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
+# Kept, as each layer of a model has a hook of its own; weakly, as a notebook defines a class again and again.
+_known_options: weakref.WeakKeyDictionary[type[Any], dict[str, inspect.Parameter]] = weakref.WeakKeyDictionary()
+
+
+def own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
     """Return the options of `cls`: those of its `__init__`, and of its parents' as far as `**kwargs` reaches."""
+    known = _known_options.get(cls)
+    if known is None:
+        known = _known_options[cls] = _options_of(cls)
+    return known
+
+
+def _options_of(cls: type[Any]) -> dict[str, inspect.Parameter]:
     options: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         if "__init__" not in base.__dict__:
@@ -33,10 +44,6 @@ def _own_options(cls: type[Any]) -> Mapping[str, inspect.Parameter]:
         if not any(p.kind is _KINDS.VAR_KEYWORD for p in parameters):
             break
     return options
-
-
-# Cached, as each layer of a model has a hook of its own. To mypy, no class has a hash.
-own_options = cast(Callable[[type[Any]], Mapping[str, inspect.Parameter]], functools.cache(_own_options))
 
 
 def bind_options(cls: type[Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

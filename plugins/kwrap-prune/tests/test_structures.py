@@ -95,3 +95,16 @@ def test_an_undefined_score_of_either_sign_is_the_highest(target, structure):
     scores[undefined] = np.copysign(np.float32("nan"), -1)  # as that of log(-1)
     assert np.signbit(scores[undefined]).all()
     assert np.array(structure.kept(target, scores, 0.5))[undefined].all()
+
+
+def test_means_of_blocks_that_differ_in_less_than_bfloat16_tells_are_told_apart():
+    value = np.ones((4, 2), "float32")
+    value[0, 0] = 1.0078125  # the next bfloat16; the mean of its block of 2 x 2 is between two
+    layer = keras.layers.Dense(2, use_bias=False, dtype="bfloat16")
+    layer.build((None, 4))
+    (target,) = weight_targets(layer)
+    scores = keras.ops.cast(value, "bfloat16")
+    kept = Blocks(2, 2, "AVG").kept(target, scores, 0.5)
+    np.testing.assert_array_equal(kept, [[True, True]] * 2 + [[False, False]] * 2)
+    kept = Blocks(2, 2, "AVG").kept(target, scores[::-1], 0.5)
+    np.testing.assert_array_equal(kept, [[False, False]] * 2 + [[True, True]] * 2)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -14,6 +16,27 @@ EACH_STEP = ConstantSparsity(0.5, begin_step=0, frequency=1)
 @keras.saving.register_keras_serializable("kwrap_prune_tests")
 class Same(Magnitude):
     """Score as Magnitude does, but not known to."""
+
+
+SPARSITY = [0.5]
+
+
+@keras.saving.register_keras_serializable("kwrap_prune_tests")
+def changing(step):
+    """Return what is to be had at the time of tracing."""
+    return keras.ops.full((), SPARSITY[0], "float64")
+
+
+@keras.saving.register_keras_serializable("kwrap_prune_tests")
+@dataclasses.dataclass(frozen=True)
+class Milestones(Schedule):
+    """A schedule with a field that has no hash once it was saved and loaded: a tuple comes back as a list."""
+
+    at: tuple[int, ...]
+
+    def __call__(self, step):
+        due = keras.ops.any(keras.ops.equal(step, keras.ops.convert_to_tensor(list(self.at))))
+        return due, keras.ops.convert_to_tensor(0.5, "float64")
 
 
 @keras.saving.register_keras_serializable("kwrap_prune_tests")
@@ -61,6 +84,22 @@ def test_hooks_with_equal_options_share_a_trace_and_others_do_not():
     assert update_of_magnitudes(Timing(equal, 1), regrow=False) is kernel
     assert update_of_magnitudes(Timing(equal, 2), regrow=False) is not kernel
     assert update_of_magnitudes(Timing(equal, 1), regrow=True) is not kernel
+
+
+def test_a_function_that_reads_what_changes_is_read_for_each_model():
+    sparsities = []
+    for SPARSITY[0] in (0.5, 0.75):
+        kernel = deep(1, changing).layers[0].kernel
+        sparsities.append(1 - np.count_nonzero(kernel) / np.size(kernel))
+    assert sparsities == [0.5, 0.75]
+
+
+def test_a_schedule_with_a_field_that_has_no_hash_trains_also_when_loaded(tmp_path):
+    model = deep(1, Milestones((0, 1)))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(np.ones((2, 4)), np.ones((2, 4)), verbose=0)
+    assert np.count_nonzero(loaded.layers[0].kernel) == 8
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

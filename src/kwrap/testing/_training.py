@@ -102,7 +102,7 @@ def training_keeps_the_constraint(example: Example) -> None:
 
 @check(where="kwrap.Hook.constrain", way_out="kwrap_prune counts updates with its option `gradient_accumulation_steps`")
 def works_with_gradient_accumulation(example: Example) -> None:
-    """With an optimizer that updates at every second call, and `constrain` at each, the weights stay in order."""
+    """With an optimizer that updates at every second call, while `constrain` runs at each, weights stay in order."""
     model = example.model()
     model.compile(keras.optimizers.SGD(0.05, gradient_accumulation_steps=2))
     try:

@@ -124,7 +124,10 @@ def checked_schedule(schedule: SparsitySchedule | None, structure: Structure) ->
     if not callable(schedule):
         problem = "is no schedule, such as ConstantSparsity(0.5, begin_step=0) or PolynomialDecay(...)"
         raise _wrong("schedule", schedule, problem)
-    if isinstance(schedule, Stepped) and type(schedule) in get_args(Stepped):
+    own = type(schedule) not in get_args(Stepped)
+    if own and _copying.get():
+        return schedule  # tried when the options were given
+    if isinstance(schedule, Stepped) and not own:
         sparsity, short = float(schedule(last_due(schedule))[1]), _shortfall(schedule)
     else:
         sparsity, short = _last_sparsity(schedule, _FURTHER if groups else []), ""

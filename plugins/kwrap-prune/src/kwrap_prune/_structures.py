@@ -51,8 +51,13 @@ class Blocks(Structure):
         rows, columns = _matrix_shape(target)
         grid = rows // self.height, columns // self.width
         blocks = keras.ops.reshape(target.as_matrix(scores), (grid[0], self.height, grid[1], self.width))
-        pool = keras.ops.mean if self.pooling == "AVG" else keras.ops.max
-        kept = highest(keras.ops.reshape(pool(blocks, axis=(1, 3)), (-1,)), sparsity)
+        if self.pooling == "AVG":
+            # In float32 at least: in 16 bits, means that differ are rounded to the same.
+            wide = keras.backend.result_type(blocks.dtype, "float32")
+            scores = keras.ops.mean(keras.ops.cast(blocks, wide), axis=(1, 3))
+        else:
+            scores = keras.ops.max(blocks, axis=(1, 3))
+        kept = highest(keras.ops.reshape(scores, (-1,)), sparsity)
         spread = keras.ops.broadcast_to(keras.ops.reshape(kept, (grid[0], 1, grid[1], 1)), blocks.shape)
         return target.from_matrix(keras.ops.reshape(spread, (rows, columns)))
 
@@ -109,7 +114,7 @@ def _ranked(scores: Any) -> Any:
 
 def _matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
     rows = math.prod(target.shape[axis] for axis in target.input_axes)
-    return rows, math.prod(target.shape) // rows
+    return rows, math.prod(target.shape[axis] for axis in target.output_axes)
 
 
 def _described(target: kwrap.WeightTarget) -> str:

@@ -3,12 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
 import kwrap
-from kwrap_prune._schedules import Schedule, scheduled
+from kwrap_prune._schedules import Schedule, Stepped, scheduled
 from kwrap_prune._structures import highest
 
 __all__ = ["Timing", "scores_of", "update_of_magnitudes", "updated"]
@@ -30,10 +30,8 @@ class Timing:
 
     @property
     def is_shared(self) -> bool:
-        """Whether the copies that hooks have of a schedule are known to be equal: by value, or one function."""
-        kind = type(self.schedule)
-        by_value = kind.__eq__ is not object.__eq__ and kind.__hash__ is not None
-        return by_value or not isinstance(self.schedule, Schedule)
+        """Whether equal schedules give equal sparsities for ever: one of the user's may read what changes."""
+        return type(self.schedule) in get_args(Stepped)
 
 
 def updated(
@@ -73,6 +71,4 @@ def update_of_magnitudes(timing: Timing, regrow: bool) -> kwrap.Kernel[..., tupl
 
         return updated(timing, calls, value, mask, kept, regrow)
 
-    kernel = kwrap.kernel(update)
-    kernel.variant(jit_compile=True)(update)
-    return kernel
+    return kwrap.kernel(update)
