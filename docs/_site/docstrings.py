@@ -1,9 +1,11 @@
 """Docstrings as they are written here, made what Sphinx reads: plain text, `code`, and code blocks after a colon."""
 
+import functools
 import re
 from typing import Any
 
 from sphinx.util.inspect import signature, stringify_signature
+from sphinx.util.typing import stringify_annotation
 
 __all__ = ["as_restructured_text", "with_options"]
 
@@ -35,13 +37,29 @@ def _indent(line: str) -> str:
     return line[: len(line) - len(line.lstrip())]
 
 
-def with_options(app: Any, what: str, name: str, obj: Any, options: Any, arguments: str, returns: str) -> Any:
-    """Return what a Hook class takes as its options; a handler of autodoc-process-signature.
+def with_options(
+    app: Any, what: str, name: str, obj: Any, options: Any, arguments: str | None, returns: str | None
+) -> Any:
+    """Return the signature of a Hook class by its options, and others with the names of long types.
 
-    Sphinx looks at `__new__`, which takes everything, for it captures the options.
+    A handler of autodoc-process-signature. Sphinx looks at `Hook.__new__`, which takes everything, for it captures the
+    options.
     """
     import kwrap
 
     if what == "class" and issubclass(obj, kwrap.Hook):
-        return stringify_signature(signature(obj.__init__, bound_method=True), unqualified_typehints=True), returns
-    return None
+        arguments = stringify_signature(signature(obj.__init__, bound_method=True), unqualified_typehints=True)
+    for alias, text in _long_types().items():
+        arguments = arguments and arguments.replace(text, alias)
+    return arguments, returns
+
+
+@functools.cache
+def _long_types() -> dict[str, str]:
+    """Return how Sphinx writes the types of `hooks` and `where`, by their names."""
+    from kwrap._hook import Where
+    from kwrap._model import Chosen
+    from kwrap._plan import HooksLike
+
+    aliases = {"HooksLike": HooksLike, "Where": Where, "Chosen": Chosen}
+    return {name: stringify_annotation(alias, "smart") for name, alias in aliases.items()}
