@@ -129,7 +129,7 @@ def _histograms(run: _Run) -> str:
 def _report(run: _Run) -> str:
     from kwrap_prune import report
 
-    return _table(report(run.model)._repr_html_())
+    return report(run.model)._repr_html_()
 
 
 def _plan_tree() -> str:
@@ -148,7 +148,7 @@ def _plan_tree() -> str:
         kwrap.use("prune", n_m=(2, 4)).at(["**/query", "**/value", "**/*dense*"]),
         kwrap.use("noise", stddev=0.05).at("logits"),
     ]
-    return _table(kwrap.plan(model, rules)._repr_html_())
+    return kwrap.plan(model, rules)._repr_html_()
 
 
 def _figure() -> tuple[Any, Any]:
@@ -181,10 +181,3 @@ def _html(figure: Any, caption: str) -> str:
     svg = re.sub(r"font: (\S+) [^;\"]*", r"font: \1 var(--font-stack)", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
     return f'<figure class="picture">{svg}<figcaption>{escape(caption)}</figcaption></figure>'
-
-
-def _table(html: str) -> str:
-    """Return a notebook's table as the theme shows tables."""
-    return f'<div class="table-wrapper">{html.replace("<table", "<table class=&docutils&", 1)}</div>'.replace(
-        "&docutils&", '"docutils"'
-    )
