@@ -13,6 +13,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "testing-hooks.md"
 TITLES = {
     "options": "Definition and options",
     "calls": "Calls",
+    "graphs": "Graphs, XLA and dtypes",
     "weights": "Weights, and what is left",
     "training": "Training",
     "saving": "Saving and loading",

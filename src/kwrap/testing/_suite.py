@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from kwrap._hook import Hook
 from kwrap.errors import listed, nearest
-from kwrap.testing import _calls, _options, _places, _saving, _training, _weights  # noqa: F401 - each fills the table
+from kwrap.testing import _calls, _graphs, _options, _places, _saving, _training, _weights  # noqa: F401 - each fills the table
 from kwrap.testing._check import CHECKS, Check, NotApplicable
 from kwrap.testing._example import Example, as_example
 

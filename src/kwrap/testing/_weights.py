@@ -8,10 +8,10 @@ import numpy as np
 from kwrap._hook import Hook, accepts
 from kwrap._model import clone_model, unwrap_model
 from kwrap._targets import WeightTarget
-from kwrap.testing._calls import graph_ops
 from kwrap.testing._check import NotApplicable, Wrong, check
 from kwrap.testing._compare import arrays, must_be_close, must_be_finite, must_be_same, values
 from kwrap.testing._example import Example
+from kwrap.testing._graphs import graph_ops
 
 __all__: list[str] = []
 
