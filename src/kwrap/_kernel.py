@@ -90,7 +90,8 @@ class Kernel(Generic[P, R]):
         Arguments are those of a call, or `tf.TensorSpec`s with lengths, as no value is looked at. Counted is the
         implementation for the caller, before XLA or Grappler fuse anything: each op once, in all branches and in the
         body of a loop, and the bytes of its inputs and outputs whose sizes are known from the lengths. Ops that only
-        name, reshape or reinterpret a tensor are free.
+        name, reshape or reinterpret a tensor are free. Of kernels that it calls, the ops count, but not their bytes, as
+        a trace serves all lengths: ask these themselves.
         """
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow.python.framework import kernels
 
-from kwrap_prune import lowest, lowest_of_groups
+from kwrap_prune import ConstantSparsity, CosineDecay, PolynomialDecay, lowest, lowest_of_groups
+from kwrap_prune._update import Timing, update_of_magnitudes
 
 EAGER = lowest
 GRAPH = tf.function(lambda scores, count: lowest(scores, count))
@@ -51,8 +52,11 @@ def reference(scores: np.ndarray, count: int) -> np.ndarray:
 @given(data=st.data())
 def test_the_mask_is_that_of_a_stable_sort(compute, data):
     elements = data.draw(st.sampled_from([FLOATS, ANY_FLOATS]))
+    dtype = data.draw(st.sampled_from([np.float32, np.float32, np.float16, ml_dtypes.bfloat16]))
     # Few lengths: XLA compiles each anew.
     scores = data.draw(hnp.arrays(np.float32, st.sampled_from([1, 2, 9, 40]), elements=elements))
+    with np.errstate(over="ignore"):
+        scores = scores.astype(dtype)
     count = data.draw(st.integers(0, scores.size))
     np.testing.assert_array_equal(compute(tf.constant(scores), tf.constant(count)), reference(scores, count))
 
@@ -143,11 +147,20 @@ def test_the_passes_over_the_scores_are_so_many_and_none_is_a_sort():
     assert bytes_a_score(cost_of) == ordering + selecting + branching + all_ties + some_ties
 
 
+SCHEDULES = [PolynomialDecay(0.0, 0.5, 0, 100), CosineDecay(0.0, 0.5, 0, 100), ConstantSparsity(0.5, 0)]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_every_op_of_the_kernels_has_an_implementation_for_gpus_and_for_xla(dtype, jit_compile):
     scores = tf.zeros([8], dtype)
-    run = tf.function(lambda: (lowest(scores, 2), lowest_of_groups(scores, 4, 2)), jit_compile=jit_compile)
+    updates = [update_of_magnitudes(Timing(each, 1), regrow) for each in SCHEDULES for regrow in (False, True)]
+
+    def all_kernels():
+        updated = [update(scores, tf.ones([8], tf.bool), 1) for update in updates]
+        return lowest(scores, 2), lowest_of_groups(scores, 4, 2), updated
+
+    run = tf.function(all_kernels, jit_compile=jit_compile)
     devices = ("XLA_CPU_JIT", "XLA_GPU_JIT") if jit_compile else ("CPU", "GPU")
     ops = [op for op in all_ops(run.get_concrete_function().graph) if op.type not in ("Placeholder", "PartitionedCall")]
     assert len(ops) > 50

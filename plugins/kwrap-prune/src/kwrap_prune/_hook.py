@@ -20,7 +20,7 @@ from kwrap_prune._options import (
     copying,
 )
 from kwrap_prune._structures import Elements
-from kwrap_prune._update import Timing, scores_of, update_of_magnitudes, updated
+from kwrap_prune._update import Timing, masked, scores_of, update_of_magnitudes, updated
 from kwrap_prune._warnings import NonFiniteWeightsWarning, stacklevel
 
 __all__ = ["Prune"]
@@ -126,8 +126,7 @@ class Prune(kwrap.Hook):
         """Compute the mask anew at the schedule's steps, and return `value` with zeros where it is pruned."""
         mask = self.state(target, "mask")
         if step is None:
-            # Not 0 where an update brought NaN or infinity: they are not masked over.
-            return keras.ops.where(mask, value, value - value if self.regrow else 0)
+            return masked(value, mask, self.regrow)
         kept, value = self._updated(step + 1, target, value, keras.ops.convert_to_tensor(mask))
         mask.assign(kept)  # here, and not where it is computed: replicas cannot agree on a variable inside a condition
         return value

@@ -11,7 +11,7 @@ import kwrap
 from kwrap_prune._schedules import Schedule, Stepped, scheduled
 from kwrap_prune._structures import highest
 
-__all__ = ["Timing", "scores_of", "update_of_magnitudes", "updated"]
+__all__ = ["Timing", "masked", "scores_of", "update_of_magnitudes", "updated"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +49,14 @@ def updated(
         return keras.ops.logical_or(kept(sparsity), broken if regrow else keras.ops.logical_and(mask, broken))
 
     new = keras.ops.cond(due, computed, lambda: mask)
-    # Not 0 where an update of a weight that may regrow brought NaN or infinity: they are not masked over.
-    return new, keras.ops.where(new, value, value - value if regrow else 0)
+    return new, masked(value, new, regrow)
+
+
+def masked(value: Any, mask: Any, regrow: bool) -> Any:
+    """Return `value` with zeros where it is pruned, but for NaN and infinity in weights that may regrow."""
+    return keras.ops.where(
+        keras.ops.logical_or(mask, keras.ops.logical_not(keras.ops.isfinite(value))) if regrow else mask, value, 0
+    )
 
 
 def scores_of(scores: Any, mask: Any, regrow: bool) -> Any:
