@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import random
 import shutil
 import struct
@@ -228,6 +229,32 @@ def test_many_datasets_are_added_up(source):
         read_contents(source)
 
 
+def test_datasets_of_texts_of_any_length_are_not_read(source):
+    def fill(file):
+        file.create_dataset("texts", data=["long"] * 3, dtype=h5py.string_dtype())
+
+    with pytest.raises(BadFileError, match="'texts' among the weights is not of numbers"):
+        read_contents(with_weights(source, fill))
+
+
+@pytest.mark.parametrize("name", ["many", "layer_names"])
+def test_attributes_that_are_lists_of_texts_of_any_length_are_not_read(name, source):
+    def fill(file):
+        file.create_group("layers").attrs["one"] = "text"
+        file["layers"].attrs[name] = ["a", "b"]
+
+    with pytest.raises(BadFileError, match=f"'{name}' of the weights is a list of texts without sizes"):
+        read_contents(with_weights(source, fill))
+
+
+def test_a_chunk_counts_as_a_whole(source):
+    def fill(file):
+        file.create_dataset("data", shape=(1,), maxshape=(None,), chunks=(1 << 27,), dtype="float32")
+
+    with pytest.raises(OversizedError, match=r"the weights declare 512\.0 MiB"):
+        read_contents(with_weights(source, fill))
+
+
 def leads(kind):
     def fill(file):
         if kind == "soft link":
@@ -302,6 +329,53 @@ def test_an_h5_file_tells_its_config_or_that_it_holds_weights_alone(tmp_path):
     path.write_bytes(weights(lambda file: file.create_group("layers")))
     with pytest.raises(BadFileError, match="it holds no model: weights alone"):
         read_contents(path)
+
+
+def h5(path: Path, **attributes: object) -> Path:
+    path.write_bytes(weights(lambda file: file.attrs.update(attributes)))
+    return path
+
+
+def test_an_h5_file_tells_how_its_model_is_compiled(tmp_path):
+    training = {"optimizer_config": {"class_name": "Adam", "config": {}}}
+    path = h5(tmp_path / "model.h5", model_config='{"class_name": "A"}', training_config=json.dumps(training))
+    contents = read_contents(path)
+    assert contents.training == training
+    assert contents.configs == [{"class_name": "A"}, training]
+
+
+@pytest.mark.parametrize("name", ["model_config", "training_config"])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (json.dumps({"a": "a" * 16 * MIB}), r"declares 16\.0 MiB, and 16\.0 MiB is the limit"),
+        ("[1]", "is no JSON object"),
+        ("{", "cannot be read"),
+        (7, "is no text"),
+    ],
+    ids=["large", "a list", "cut off", "a number"],
+)
+def test_a_config_in_an_h5_file_that_is_no_json_object_or_beyond_16_mib_is_bad(name, value, text, tmp_path):
+    path = h5(tmp_path / "model.h5", **{"model_config": "{}", name: value})
+    with pytest.raises(BadFileError, match=f"{name} {text}"):
+        read_contents(path)
+
+
+def test_a_file_that_is_hdf5_and_zip_in_one_is_bad(source):
+    path = h5(source.with_name("model.h5"), model_config="{}")
+    path.write_bytes(path.read_bytes() + source.read_bytes())
+    with pytest.raises(BadFileError, match="an HDF5 file and a zip archive in one"):
+        read_contents(path)
+
+
+def test_a_pipe_is_no_file_and_is_not_waited_for(tmp_path, source):
+    os.mkfifo(tmp_path / "pipe.keras")
+    with pytest.raises(BadFileError, match="it is no regular file"):
+        read_contents(tmp_path / "pipe.keras")
+    folder = folder_of(source)
+    os.mkfifo(folder / "assets")
+    with pytest.raises(BadFileError, match="'assets' in it is no regular file"):
+        read_contents(folder)
 
 
 # --- records of hooks ------------------------------------------------------------------------------------------------

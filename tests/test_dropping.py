@@ -6,7 +6,7 @@ import pytest
 
 import kwrap
 from kwrap import _registry
-from kwrap.errors import DroppedHooksWarning, TargetError
+from kwrap.errors import DroppedHooksWarning, TargetError, UnreadableFileError
 
 from . import composites, forging
 from .specimens import Adapter, Mask, NonNegative, Times, same, scale, values
@@ -211,6 +211,62 @@ def test_of_a_file_that_does_not_say_what_a_hook_acts_on_outputs_may_change(tmp_
     assert np.array_equal(loaded(ONES), model(ONES))
 
 
+@kwrap.hook(layer_type=keras.layers.Dense, name="dropping_doubled")
+class Doubled(kwrap.Hook):
+    """Give what a layer gives twice."""
+
+    changes_output = True
+
+    def call(self, call_next, inputs):
+        return keras.ops.concatenate([call_next(inputs)] * 2, axis=-1)
+
+
+@pytest.fixture
+def doubled(tmp_path):
+    """Return the file of a model whose second layer takes what a hook on the first made of its outputs."""
+    inputs = keras.Input((3,))
+    first = kwrap.Wrapper(keras.layers.Dense(3, name="one"), [Doubled()])
+    kwrap.save_model(keras.Model(inputs, keras.layers.Dense(2, name="two")(first(inputs))), tmp_path / "doubled.keras")
+    return tmp_path / "doubled.keras"
+
+
+def test_where_a_dropped_hook_changed_shapes_that_is_told(doubled, without):
+    assert kwrap.load_model(doubled).layers[-1].input.shape == (None, 6)
+    without(Doubled)
+    with pytest.raises(UnreadableFileError, match="Keras cannot rebuild its model") as raised:
+        kwrap.load_model(doubled, missing="drop")
+    assert "Without 'dropping_doubled' at 'one' the shapes of outputs are others" in str(raised.value)
+
+
+def test_the_last_layers_hook_that_changes_its_shape_is_dropped_and_told(tmp_path, without):
+    model = keras.Sequential([keras.Input((3,)), kwrap.Wrapper(keras.layers.Dense(3, name="one"), [Doubled()])])
+    kwrap.save_model(model, tmp_path / "model.keras")
+    without(Doubled)
+    with pytest.warns(DroppedHooksWarning, match="the shape of outputs changes"):
+        loaded = kwrap.load_model(tmp_path / "model.keras", missing="drop")
+    assert loaded(ONES).shape == (2, 3)
+
+
+@kwrap.hook(layer_type=keras.layers.Dense, name="dropping_meter")
+class Meter(Probe):
+    """Look at what a layer gives, and keep its weights at most one."""
+
+    def constrain(self, target, value):
+        return keras.ops.minimum(value, 1.0)
+
+
+def test_a_hook_that_observes_and_constrains_changes_training(tmp_path, without):
+    model = trained(Meter())
+    model.save(tmp_path / "model.keras")
+    without(Meter)
+    with pytest.warns(DroppedHooksWarning) as caught:
+        loaded = kwrap.load_model(tmp_path / "model.keras", missing="drop")
+    assert {meaning for _, _, meaning in caught[0].message.dropped} == {
+        "outputs stay, further training changes: the hook acts on weights as stored in training"
+    }
+    assert np.array_equal(loaded(ONES), model(ONES))
+
+
 def test_options_of_a_missing_hook_are_not_looked_at(tmp_path, without):
     model = trained(Times())
     model.save(tmp_path / "model.keras")
@@ -258,8 +314,9 @@ def test_the_record_of_a_hook_says_what_it_acts_on_and_what_of_it_is_trained():
         {
             "methods": ["parametrize"],
             "observes": False,
+            "changes_output": False,
             "freezes": False,
             "trainable": [[[1], "float32"], [[1, 1], "float32"]],
         },
-        {"methods": ["call"], "observes": True, "freezes": False, "trainable": []},
+        {"methods": ["call"], "observes": True, "changes_output": False, "freezes": False, "trainable": []},
     ]

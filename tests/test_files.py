@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import stat
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap.errors import SaveError
+from kwrap.errors import ModelTypeError, SaveError
 
 from .specimens import Mask, Times, same, values
 
@@ -78,6 +79,35 @@ def test_a_path_that_cannot_be_written_is_an_error_that_says_why(tmp_path, path,
         kwrap.save_model(small(), tmp_path / path)
     assert isinstance(raised.value, OSError)
     assert raised.value.file == str(tmp_path / path)
+
+
+def test_what_is_no_model_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(ModelTypeError, match=r"expected a keras\.Model, got 'abc'"):
+        kwrap.save_model("abc", tmp_path / "model.keras")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("stem", ["n" * 249, "ä" * 124], ids=["ascii", "two bytes a letter"])
+def test_a_name_as_long_as_the_file_system_allows_is_saved(stem, tmp_path):
+    kwrap.save_model(small(), tmp_path / f"{stem}.keras")
+    assert os.listdir(tmp_path) == [f"{stem}.keras"]
+    assert kwrap.load_model(tmp_path / f"{stem}.keras").name
+
+
+def test_a_folder_that_cannot_be_brought_to_the_disk_holds_the_new_file_and_is_no_error(tmp_path, monkeypatch):
+    path = tmp_path / "model.keras"
+    kwrap.save_model(small(), path)
+    fsync = os.fsync
+
+    def of_files_alone(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", of_files_alone)
+    kwrap.save_model(small(3.0), path)
+    assert np.array_equal(kwrap.load_model(path)(ONES), small(3.0)(ONES))
+    assert os.listdir(tmp_path) == ["model.keras"]
 
 
 class Unsavable(keras.layers.Layer):

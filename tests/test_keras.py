@@ -1152,6 +1152,19 @@ def test_load_archive_hands_on_custom_objects_and_the_safe_mode(tmp_path):
         assert np.array_equal(_keras.load_archive(file, {"Holder": Holder}, True, False)(ONES), model(ONES))
 
 
+def test_load_h5_gives_the_model_of_an_open_file_and_hands_on_custom_objects_and_the_safe_mode(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), Holder(), layers.Lambda(lambda inputs: inputs + 1)])
+    model.compile("sgd", keras.losses.MeanSquaredError())
+    model.save(tmp_path / "model.h5")
+    with open(tmp_path / "model.h5", "rb") as file:
+        with pytest.raises(ValueError, match="safe_mode=False"):
+            _keras.load_h5(file, {"Holder": Holder}, True, True)
+        for compiled in (True, False):
+            loaded = _keras.load_h5(file, {"Holder": Holder}, compiled, False)
+            assert loaded.compiled is compiled
+            assert np.array_equal(loaded(ONES), model(ONES))
+
+
 def test_the_name_counters_are_set_back_to_what_they_were():
     layers.Dense(1)
     restore = _keras.name_counters_restorer()

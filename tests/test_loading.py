@@ -147,6 +147,41 @@ def test_a_path_without_a_local_model_is_an_error_that_says_so(path, text, tmp_p
     assert raised.value.file == path
 
 
+@pytest.mark.parametrize("path", [None, 7, b"model.keras"])
+def test_what_is_no_path_is_an_error_that_says_so(path):
+    with pytest.raises(OptionValueError, match=r"load_model: path=.* is no path"):
+        kwrap.load_model(path)
+
+
+@pytest.mark.parametrize("path", ["model.keras/inside", "n" * 300 + ".keras"])
+def test_a_path_that_there_cannot_be_is_not_blamed_on_keras(path, source):
+    source.rename(source.with_name("model.keras"))
+    with pytest.raises(UnreadableFileError, match=r"(Not a directory|File name too long)\. Is it the right path\?"):
+        kwrap.load_model(source.with_name("model.keras").parent / path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.keras")
+    with pytest.raises(UnreadableFileError, match="it is no regular file"):
+        kwrap.load_model(tmp_path / "pipe.keras")
+
+
+def test_an_h5_file_is_loaded_as_keras_loads_it_whatever_its_name(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="dense")])
+    kwrap.wrap_model(model, [Times(factor=0.5), Mask()])
+    model.compile("adam", keras.losses.MeanSquaredError())
+    model.fit(ONES, np.ones((2, 2)), verbose=0)
+    model.save(tmp_path / "model.h5")
+    reference = keras.models.load_model(tmp_path / "model.h5")
+    for name in ("model.h5", "model.hdf5", "model.keras", "model"):
+        path = tmp_path / name
+        if name != "model.h5":
+            shutil.copy(tmp_path / "model.h5", path)
+        loaded = kwrap.load_model(path)
+        assert equal(loaded, reference)
+        assert same(values(loaded.optimizer.variables), values(reference.optimizer.variables))
+
+
 def test_missing_is_error_or_drop(source):
     with pytest.raises(OptionValueError, match="load_model: missing='ignore' is not 'error' or 'drop'"):
         kwrap.load_model(source, missing="ignore")

@@ -5,7 +5,7 @@ import pytest
 
 import kwrap
 from kwrap._references import check_references
-from kwrap.errors import OptionError, UnknownClassError, UnsafeFileError
+from kwrap.errors import OptionError, UnknownClassError, UnreadableFileError, UnsafeFileError
 
 from .specimens import Times
 
@@ -92,6 +92,8 @@ UNKNOWN = [
     function("keras.datasets.mnist", "load_data"),
     function("keras.applications", "ResNet50"),
     function("keras.losses", "deserialize"),
+    function("builtins", "deserialize"),
+    function("builtins", "get"),
     function("keras.src.utils.file_utils", "get_file"),
     {"class_name": "function", "module": "keras.activations", "config": {"not": "a name"}},
     {"class_name": ["no", "name"], "module": "keras.layers", "config": {}},
@@ -139,6 +141,23 @@ def test_code_is_refused_in_safe_mode(code, name):
         check_references({"config": [code]}, "f")
     assert raised.value.names == [name]
     check_references({"config": [code]}, "f", safe_mode=False)
+
+
+@pytest.mark.parametrize("name", ["__numpy__", "__tensor__"])
+def test_an_array_is_of_a_dtype_of_keras(name):
+    for dtype in ("U200000000", "S8", "(20000,20000)f4", "V9", "datetime64", "float33", None, ["f4"], [["a", "f4"]]):
+        array = {"class_name": name, "config": {"value": [["a"]], "dtype": dtype}}
+        with pytest.raises(UnreadableFileError, match="an array in its config has the dtype"):
+            check_references({"config": [array]}, "f")
+    with pytest.raises(UnreadableFileError):
+        check_references({"class_name": name, "config": [1]}, "f")
+
+
+def test_every_dtype_that_keras_writes_arrays_in_is_allowed():
+    for dtype in ("bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"):
+        array = keras.saving.serialize_keras_object(keras.ops.convert_to_numpy(keras.ops.ones((2,), dtype)))
+        assert array["class_name"] == "__numpy__"
+        check_references([array, {"class_name": "__tensor__", "config": {"value": [1], "dtype": dtype}}], "f")
 
 
 def test_what_is_given_is_known_by_the_name_it_is_given():

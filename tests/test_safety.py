@@ -382,6 +382,136 @@ def test_another_file_put_in_its_place_meanwhile(source, monkeypatch):
     assert kwrap.load_model(source, compile=False).name == "model"
 
 
+def h5_of_a_plain_model(folder: Path) -> Path:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="plain")])
+    model.compile("adam", keras.losses.MeanSquaredError())
+    model.save(folder / "plain.h5")
+    return folder / "plain.h5"
+
+
+@item(22)
+@pytest.mark.parametrize("name", ["both.keras", "both.h5"])
+def test_an_hdf5_file_and_a_zip_archive_in_one(name, source):
+    """Keras goes by the name, and would load the archive where the other was checked."""
+    both = source.with_name(name)
+    both.write_bytes(h5_of_a_plain_model(source.parent).read_bytes() + source.read_bytes())
+    assert zipfile.is_zipfile(both)
+    if name == "both.keras":
+        assert keras.models.load_model(both).name == "model"  # and not that of the HDF5 file
+    refused(both, errors.UnreadableFileError, "an HDF5 file and a zip archive in one")
+    refused(both, errors.UnreadableFileError, missing="drop")
+    assert CliRunner().invoke(main, ["inspect", str(both)]).exit_code == 2
+
+
+def forged_rate(path: Path, rate: object) -> Path:
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        training = json.loads(file.attrs["training_config"])
+        training["optimizer_config"]["config"]["learning_rate"] = rate
+        file.attrs["training_config"] = json.dumps(training)
+    return path
+
+
+@item(23)
+@pytest.mark.parametrize(
+    ("rate", "error"),
+    [
+        ({"class_name": "X", "module": "keras.src.backend.torch", "registered_name": None, "config": {}}, "Unknown"),
+        ({"class_name": "function", "module": "keras.tree", "registered_name": None, "config": "flatten"}, "Unknown"),
+        ({"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}, "Unsafe"),
+    ],
+    ids=["a module", "a function", "a lambda"],
+)
+def test_how_an_h5_files_model_is_compiled(rate, error, source):
+    path = h5_of_a_plain_model(source.parent)
+    assert kwrap.load_model(path).compiled
+    before = set(sys.modules)
+    types = {"Unknown": errors.UnknownClassError, "Unsafe": errors.UnsafeFileError}
+    refused(forged_rate(path, rate), types[error])
+    assert set(sys.modules) == before
+    if error == "Unsafe":
+        needs = json.loads(CliRunner().invoke(main, ["inspect", "--json", str(path)]).output)
+        assert needs["code"] == ["a lambda"]
+
+
+@item(24)
+@pytest.mark.parametrize("name", ["__numpy__", "__tensor__"])
+@pytest.mark.parametrize("dtype", ["U200000000", "(20000,20000)f4"])
+def test_an_array_whose_dtype_makes_it_large(name, dtype, source):
+    def change(config):
+        value = {"class_name": name, "config": {"value": ["1"] * 4, "dtype": dtype}}
+        forging.named(config, "inner")["config"]["kernel_initializer"] = {
+            "module": "keras.initializers",
+            "class_name": "Constant",
+            "config": {"value": value},
+            "registered_name": None,
+        }
+
+    refused(forging.forge(source, change), errors.UnreadableFileError, "an array in its config has the dtype")
+
+
+@item(25)
+def test_weights_that_are_one_long_text_many_times(source):
+    import io
+
+    import h5py
+
+    count, size = 500, 100_000
+    path = source.with_name("weights.h5")
+    with h5py.File(path, "w") as file:
+        texts = file.create_dataset("layers/dense/vars/0", shape=(count,), dtype=h5py.string_dtype("ascii"))
+        texts[0] = b"x" * size
+        file.flush()
+        at = texts.id.get_offset()
+    data = bytearray(path.read_bytes())
+    data[at : at + 16 * count] = data[at : at + 16] * count
+    with h5py.File(io.BytesIO(bytes(data)), "r") as file:
+        assert len(file["layers/dense/vars/0"][count - 1]) == size
+    assert len(data) < 2 * size
+    forging.write(source, {**forging.members_of(source), "model.weights.h5": bytes(data)}.items())
+    refused(source, errors.UnreadableFileError, "is not of numbers")
+
+
+@item(26)
+def test_a_pipe_in_place_of_a_file(source):
+    source.unlink()
+    os.mkfifo(source)
+    refused(source, errors.UnreadableFileError, "it is no regular file")
+
+
+@item(27)
+def test_a_hook_whose_absence_changes_shapes(source):
+    def change(config):
+        record = record_at_dense(config)
+        record.update(hook="gone", plugin=None, effect={"methods": ["call"], "changes_output": True})
+        forging.named(config, "dense")["config"]["layer"]["config"]["units"] = "many"
+
+    error = refused(forging.forge(source, change), errors.UnreadableFileError, "Keras cannot rebuild", missing="drop")
+    assert "the shapes of outputs are others" in str(error)
+
+
+def test_a_hook_that_was_not_there_when_a_folder_was_checked_gets_no_stand_in(source, monkeypatch):
+    """A folder is not held open; no stand-in is left in a model for what was put into it since."""
+    from kwrap import _loading
+
+    folder = source.parent / "folder"
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(folder)
+    config = json.loads((folder / "config.json").read_text())
+    record_at_dense(config).update(hook="gone", plugin=None)
+    (folder / "config.json").write_text(json.dumps(config))
+    load = _loading._load
+
+    def exchange_and_load(*arguments):
+        hooked(config)["config"]["hooks"][0]["hooks"][0].update(hook="gone_as_well", plugin=None)
+        (folder / "config.json").write_text(json.dumps(config))
+        return load(*arguments)
+
+    monkeypatch.setattr(_loading, "_load", exchange_and_load)
+    refused(folder, errors.UnreadableFileError, "hook 'gone_as_well' at 'outer/inner' was not in it", missing="drop")
+
+
 # --- by chance -------------------------------------------------------------------------------------------------------
 
 # More of them: KWRAP_FUZZ=100 pytest tests/test_safety.py

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from kwrap._plan import check_model
 from kwrap.errors import KwrapError, SaveError
 
 __all__ = ["save_model"]
@@ -27,19 +28,21 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
     Raises:
         SaveError: it cannot be written: no space, no such folder, another ending.
+        ModelTypeError: it is no Keras 3 model.
     """
+    check_model(model)
     target = Path(os.path.realpath(path))  # the file that a link leads to, not the link
     if target.suffix not in _FORMATS:
         raise SaveError(str(path), "a model's file ends in .keras (or in .h5)")
     if target.is_dir():
         raise SaveError(str(path), "it is a folder")
-    beside = target.with_name(f".{target.stem}.{secrets.token_hex(6)}{target.suffix}")
+    stem = os.fsencode(target.stem)[:100].decode(errors="ignore")  # no name may be longer than 255 bytes
+    beside = target.with_name(f".{stem}.{secrets.token_hex(6)}{target.suffix}")
     try:
         _create(beside, like=target)
         keras.saving.save_model(model, beside)
         _bring_to_disk(beside)
         os.replace(beside, target)
-        _bring_to_disk(target.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
@@ -47,6 +50,8 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
         if cause is None or isinstance(error, KwrapError):
             raise
         raise SaveError(str(path), f"{cause.strerror or cause}") from error
+    with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
+        _bring_to_disk(target.parent)
 
 
 def _create(path: Path, like: Path) -> None:

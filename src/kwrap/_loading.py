@@ -11,6 +11,7 @@ import keras
 
 from kwrap import _keras
 from kwrap._dropping import StandIn, stand_in
+from kwrap._hook import Hook
 from kwrap._model import find_hooks, unwrap_model
 from kwrap._plugins import plugins
 from kwrap._references import check_references
@@ -32,6 +33,7 @@ from kwrap_files import (
     SavedHook,
     hooks_of,
     in_bytes,
+    open_file,
     read_contents,
     read_open,
 )
@@ -70,18 +72,20 @@ def load_model(
     """
     if missing not in ("error", "drop"):
         raise OptionValueError("load_model", "missing", missing, "is not 'error' or 'drop'")
+    if not isinstance(path, str | os.PathLike):
+        raise OptionValueError("load_model", "path", path, "is no path")
     file = str(path)
     if "://" in file:
         raise UnreadableFileError(file, "it is not on this machine", "Download it, and load the copy.")
     with _blaming(file), _opened(path) as opened:
         contents = read_contents(path, max_size) if opened is None else read_open(opened, max_size)
-        absent = _absent(hooks_of(contents.config))
+        absent = _absent(hooks_of(contents.configs))
         if absent and missing == "error":
             errors = [error for _, error in absent]
             raise MissingPluginsError(file, errors, [name for error in errors if (name := to_install(error))])
         skip = {id(hook.record) for hook, _ in absent}
         _check_names(contents, file, custom_objects, safe_mode, skip)
-        with standing_in(stand_in), _keras.variables_measured(_Measure(file, contents.limit)):
+        with _standing_in(file, absent), _keras.variables_measured(_Measure(file, contents.limit)):
             model = _load(path, opened, contents, custom_objects, compile, safe_mode)
         if absent:
             _take_off_stand_ins(model)
@@ -97,8 +101,32 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO | None]:
     if Path(path).is_dir():
         yield None
     else:
-        with Path(path).open("rb") as file:
+        with open_file(path) as file:
             yield file
+
+
+@contextmanager
+def _standing_in(file: str, absent: Sequence[tuple[SavedHook, MissingPluginError]]) -> Iterator[None]:
+    """Let stand-ins be made for the absent hooks that were found, and for none besides; without any, for none."""
+    if not absent:
+        yield
+        return
+    expected = {(hook.hook, hook.plugin) for hook, _ in absent}
+
+    def expected_stand_in(saved: Mapping[str, Any], path: str) -> Hook:
+        if (saved["hook"], saved["plugin"]) not in expected:
+            raise UnreadableFileError(file, f"hook {saved['hook']!r} at {path!r} was not in it when it was checked")
+        return stand_in(saved, path)
+
+    with standing_in(expected_stand_in):
+        try:
+            yield
+        except Exception as error:
+            changing = [f"{hook.name!r} at {hook.path!r}" for hook, _ in absent if hook.changes_output]
+            if not changing or _own_error(error) is not None:
+                raise
+            problem = f"{_told(error)}. Without {', '.join(changing[:12])} the shapes of outputs are others"
+            raise UnreadableFileError(file, problem, "Install the plugin that has it.") from error
 
 
 @contextmanager
@@ -119,16 +147,19 @@ def _named(file: str, error: Exception) -> KwrapError:
         return OversizedFileError(file, str(error), error.declared, error.limit)
     if isinstance(error, BadFileError):
         return UnreadableFileError(file, str(error))
-    if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError) and error.filename is not None:
+    if isinstance(error, OSError) and str(error.filename).startswith(file):
         return UnreadableFileError(file, error.strerror or str(error), "Is it the right path?")
     if (own := _own_error(error)) is not None:  # Keras makes a TypeError anew where a class' `from_config` raises one
         return own
+    return UnreadableFileError(file, _told(error), "The cause is Keras' own error.")
+
+
+def _told(error: Exception) -> str:
     while isinstance(error.__context__, Exception) and "could not be deserialized properly" in str(error):
         error = error.__context__  # Keras' text begins with the whole config
     # Keras tells the whole config first, and then what is the matter.
     text = str(error).rpartition("Exception encountered: ")[2].strip()
-    shown = f"{type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"
-    return UnreadableFileError(file, f"Keras cannot rebuild its model: {shown}", "The cause is Keras' own error.")
+    return f"Keras cannot rebuild its model: {type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"
 
 
 def _own_error(error: BaseException | None) -> KwrapError | None:
@@ -155,7 +186,7 @@ def _check_names(
 ) -> None:
     def check() -> None:
         check_references(
-            contents.config,
+            contents.configs,
             file,
             custom_objects=custom_objects,
             safe_mode=safe_mode,
@@ -198,6 +229,8 @@ def _load(
     if contents.kind == "keras" and opened is not None:
         opened.seek(0)
         return _keras.load_archive(opened, custom_objects, compile, safe_mode)
+    if opened is not None:
+        return _keras.load_h5(opened, custom_objects, compile, safe_mode)
     return keras.saving.load_model(path, custom_objects=custom_objects, compile=compile, safe_mode=safe_mode)
 
 

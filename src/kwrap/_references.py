@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import keras
 
-from kwrap.errors import UnknownClassError, UnsafeFileError
+from kwrap.errors import UnknownClassError, UnreadableFileError, UnsafeFileError
 from kwrap_files import code_of, parts_of, title_of
 
 __all__ = ["check_references"]
@@ -26,6 +26,14 @@ _FUNCTIONS: Final = frozenset(
         *("activations", "constraints", "initializers", "losses", "metrics", "random", "regularizers"),
         *("ops", "ops.image", "ops.linalg", "ops.nn", "ops.numpy"),
     )
+)
+# Of an array. Others give each value the size that they name ("U200000000").
+_DTYPES: Final = frozenset(
+    [
+        *("bool", "object", "string", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128"),
+        *(f"float{bits}" for bits in (16, 32, 64)),
+        *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    ]
 )
 # They make of a config what it names, and what a file says to do is for Keras' own loading alone.
 _LOADERS: Final = frozenset(["deserialize", "get", "serialize"])
@@ -49,6 +57,7 @@ def check_references(
 
     Raises:
         UnsafeFileError: it holds code.
+        UnreadableFileError: an array in it is of a dtype that is not Keras'.
         UnknownClassError: it names what is neither Keras' nor registered nor in `custom_objects`.
     """
     found = [part for part in parts_of(config, skip) if "class_name" in part and "config" in part]
@@ -57,6 +66,17 @@ def check_references(
     unknown = [title_of(part) for part in found if not _is_known(part, custom_objects or {}, legacy)]
     if unknown:
         raise UnknownClassError(file, list(dict.fromkeys(unknown)))
+    for part in found:
+        _check_array(part, file)
+
+
+def _check_array(part: Mapping[str, Any], file: str) -> None:
+    array = part["config"] if part["class_name"] in ("__numpy__", "__tensor__") else {}
+    dtype = array.get("dtype", "float32") if isinstance(array, dict) else None
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise UnreadableFileError(
+            file, f"an array in its config has the dtype {str(dtype)[:100]!r}, which is not Keras'"
+        )
 
 
 def _is_known(part: Mapping[str, Any], given: Mapping[str, Any], legacy: bool) -> bool:
@@ -81,7 +101,7 @@ def _is_known(part: Mapping[str, Any], given: Mapping[str, Any], legacy: bool) -
         return False
     if class_name == "function" and module == "builtins":
         # A function of Keras by its bare name, or one that is registered, as Keras 3.6 wrote it.
-        return "." not in name
+        return "." not in name and name not in _LOADERS
     return _is_kerass_own(f"{module}.{name}") or _is_inside(module, name)
 
 

@@ -187,6 +187,7 @@ def effect_of(hook: Hook) -> dict[str, Any]:
     return {
         "methods": [method for method in ("call", "parametrize", "constrain") if hook.overrides(method)],
         "observes": hook.observes,
+        "changes_output": hook.changes_output,
         "freezes": hook.freezes,
         "trainable": [[list(variable.shape), variable.dtype] for variable in hook.trainable_variables],
     }

@@ -34,7 +34,7 @@ def inspect(file: str, as_json: bool, max_size: int | None) -> None:
     """
     try:
         contents = read_contents(file, max_size)
-        hooks = hooks_of(contents.config)
+        hooks = hooks_of(contents.configs)
     except BadFileError as error:
         raise BadInput(_printable(f"{file!r} is no readable model: {error}")) from error
     except OSError as error:
@@ -54,7 +54,7 @@ def _needs(file: str, contents: Contents, hooks: list[SavedHook]) -> dict[str, A
         "declared": contents.declared,
         "keras_version": contents.metadata.get("keras_version"),
         "saved": contents.metadata.get("date_saved"),
-        "kwrap_format": format_of(contents.config),
+        "kwrap_format": format_of(contents.configs),
         "plugins": _plugins(hooks),
         "hooks": [
             {
@@ -68,8 +68,8 @@ def _needs(file: str, contents: Contents, hooks: list[SavedHook]) -> dict[str, A
             }
             for hook in hooks
         ],
-        "classes": foreign_classes_of(contents.config),
-        "code": code_of(contents.config),
+        "classes": foreign_classes_of(contents.configs),
+        "code": code_of(contents.configs),
     }
 
 

@@ -3,7 +3,7 @@
 A package beside `kwrap`, for importing kwrap imports Keras: `kwrap inspect` and `kwrap.load_model` both read with it.
 """
 
-from kwrap_files._contents import Contents, read_contents, read_open
+from kwrap_files._contents import Contents, open_file, read_contents, read_open
 from kwrap_files._needs import SavedHook, code_of, foreign_classes_of, format_of, hooks_of, parts_of, title_of
 from kwrap_files._problems import BadFileError, OversizedError, in_bytes
 
@@ -17,6 +17,7 @@ __all__ = [
     "format_of",
     "hooks_of",
     "in_bytes",
+    "open_file",
     "parts_of",
     "read_contents",
     "read_open",

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal
 from kwrap_files._arrays import h5_size
 from kwrap_files._problems import BadFileError, OversizedError, reading
 
-__all__ = ["Contents", "read_contents", "read_open"]
+__all__ = ["Contents", "open_file", "read_contents", "read_open"]
 
 CONFIG, METADATA, WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 # Keras once wrote npz, too: pickles, which it no longer reads itself.
@@ -38,10 +38,17 @@ class Contents:
 
     kind: Literal["keras", "folder", "h5"]
     config: Mapping[str, Any]
+    # How an `.h5` file's model is compiled; other files have it in `config`.
+    training: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     size: int
     declared: int
     limit: int
+
+    @property
+    def configs(self) -> list[Mapping[str, Any]]:
+        """All of it that Keras makes objects of."""
+        return [self.config, self.training]
 
 
 def read_contents(path: str | os.PathLike[str], max_size: int | None = None) -> Contents:
@@ -57,8 +64,20 @@ def read_contents(path: str | os.PathLike[str], max_size: int | None = None) -> 
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, max_size)
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return read_open(file, max_size)
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read.
+
+    Raises:
+        BadFileError: it is a pipe or device, which may have no end.
+        OSError: it is not there, or may not be read.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise BadFileError("it is no regular file")
+    return Path(path).open("rb")
 
 
 def read_open(file: BinaryIO, max_size: int | None = None) -> Contents:
@@ -67,6 +86,9 @@ def read_open(file: BinaryIO, max_size: int | None = None) -> Contents:
     file.seek(0)
     limit = _limit(size, max_size)
     if file.read(8) == b"\x89HDF\r\n\x1a\n":
+        # Keras goes by the name: it would read the archive, where this reads what is before it.
+        if zipfile.is_zipfile(file):
+            raise BadFileError("it is an HDF5 file and a zip archive in one")
         file.seek(0)
         return _read_h5(file, size, limit, _config_limit(max_size))
     file.seek(0)
@@ -169,14 +191,24 @@ class _Window(io.RawIOBase):
 
 
 def _read_h5(file: BinaryIO, size: int, limit: int, config_limit: int) -> Contents:
-    declared, text = h5_size(file, limit, "model_config")
-    if text is None:
+    names = ("model_config", "training_config")
+    declared, texts = h5_size(file, limit, names)
+    if texts[0] is None:
         raise BadFileError("it holds no model: weights alone, which model.load_weights(path) loads into one")
-    if len(text) > config_limit:
-        raise OversizedError("its model_config declares", len(text), config_limit)
-    with reading("model_config"):
-        config = _parsed(text.decode() if isinstance(text, bytes) else str(text), "model_config")
-    return Contents(kind="h5", config=config, size=size, declared=declared, limit=limit)
+    config, training = (
+        _parsed_attribute("{}" if text is None else text, name, config_limit)
+        for name, text in zip(names, texts, strict=True)
+    )
+    return Contents(kind="h5", config=config, training=training, size=size, declared=declared, limit=limit)
+
+
+def _parsed_attribute(text: Any, name: str, limit: int) -> dict[str, Any]:
+    if not isinstance(text, str | bytes):
+        raise BadFileError(f"its {name} is no text")
+    if len(text) > limit:
+        raise OversizedError(f"its {name} declares", len(text), limit)
+    with reading(name):
+        return _parsed(text.decode() if isinstance(text, bytes) else text, name)
 
 
 def _read_folder(folder: Path, max_size: int | None) -> Contents:
@@ -185,6 +217,8 @@ def _read_folder(folder: Path, max_size: int | None) -> Contents:
         raise BadFileError(f"it is a folder without {CONFIG}")
     if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise BadFileError(f"{link.name!r} in it is a link")
+    if other := next((path for path in folder.rglob("*") if not path.is_dir() and not path.is_file()), None):
+        raise BadFileError(f"{other.name!r} in it is no regular file")
     size = sum(path.stat().st_size for path in files)
     limit, declared = _limit(size, max_size), size
     texts = {path.name: _file_text(path, _config_limit(max_size)) for path in files if path.name in (CONFIG, METADATA)}

@@ -38,13 +38,22 @@ class SavedHook:
         methods = effect.get("methods") if isinstance(effect, Mapping) else None
         if not isinstance(effect, Mapping) or not isinstance(methods, list):
             return "outputs may change: the file does not say what the hook acts on"
-        acts = [what for method, what in _ACTS_ON.items() if method in methods]
-        if not acts or effect.get("observes") is True:
-            return "outputs stay: the hook only observes" if acts else "outputs stay: the hook acts on nothing"
-        if methods == ["constrain"] or self.options.get("phase") == "training":
-            return f"outputs stay, further training changes: the hook acts on {' and '.join(acts)} in training"
-        acts = [what for method, what in _ACTS_ON.items() if method in methods and method != "constrain"]
-        return f"outputs may change: the hook acts on {' and '.join(acts)}"
+        if self.changes_output:
+            return "the shape of outputs changes: the hook's is another than its layer's"
+        observes = effect.get("observes") is True
+        acting = [method for method in _ACTS_ON if method in methods and (method == "constrain" or not observes)]
+        acts = " and ".join(_ACTS_ON[method] for method in acting)
+        if not acting:
+            return f"outputs stay: the hook {'only observes' if observes and methods else 'acts on nothing'}"
+        if acting == ["constrain"] or self.options.get("phase") == "training":
+            return f"outputs stay, further training changes: the hook acts on {acts} in training"
+        acts = " and ".join(_ACTS_ON[method] for method in acting if method != "constrain")
+        return f"outputs may change: the hook acts on {acts}"
+
+    @property
+    def changes_output(self) -> bool:
+        """Whether the layer's output has another shape or dtype with the hook, as far as the file tells."""
+        return isinstance(self.effect, Mapping) and self.effect.get("changes_output") is True
 
 
 _ACTS_ON = {"call": "activations", "parametrize": "weights as read", "constrain": "weights as stored"}

@@ -4,6 +4,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import h5py
 import pytest
 from click.testing import CliRunner, Result
 
@@ -87,6 +88,15 @@ def test_numbers_that_json_lacks_are_text(saved):
 def test_code_in_a_file_is_told_and_not_run(saved):
     forged = forging.forge(saved, lambda config: forging.named(config, "flat").update(class_name="__lambda__"))
     assert json.loads(inspect(forged, "--json").output)["code"] == ["a lambda"]
+
+
+def test_an_h5_files_training_config_is_looked_at_too(tmp_path):
+    with h5py.File(tmp_path / "model.h5", "w") as file:
+        file.attrs["model_config"] = '{"class_name": "Sequential", "config": {}}'
+        loss = {"module": "mine.losses", "class_name": "Loss", "config": {}}
+        file.attrs["training_config"] = json.dumps({"loss": loss, "metrics": {"class_name": "__lambda__"}})
+    needs = json.loads(inspect(tmp_path / "model.h5", "--json").output)
+    assert (needs["classes"], needs["code"]) == (["mine.losses.Loss"], ["a lambda"])
 
 
 def test_names_that_look_like_markup_are_shown_as_they_are(saved):

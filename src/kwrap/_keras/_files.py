@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+import h5py
 import keras
 import tensorflow as tf
 from keras.src.backend.common import global_state
+from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
-__all__ = ["load_archive", "name_counters_restorer", "variables_measured"]
+__all__ = ["load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
 
 
 def load_archive(
@@ -21,6 +23,12 @@ def load_archive(
     The public function takes a path alone: what it opens may be another file than the one that was checked.
     """
     return saving_lib.load_model(file, custom_objects, compile, safe_mode)
+
+
+def load_h5(file: BinaryIO, custom_objects: Mapping[str, Any] | None, compile: bool, safe_mode: bool) -> keras.Model:
+    """Return the model of an open `.h5` file; the public function takes a path alone, as for `load_archive`."""
+    with h5py.File(file, "r") as opened:
+        return legacy_h5_format.load_model_from_hdf5(opened, custom_objects, compile, safe_mode)
 
 
 def name_counters_restorer() -> Callable[[], None]:
