@@ -133,6 +133,7 @@ def test_kerashubs_classes_are_known_in_a_process_that_has_not_imported_it(tmp_p
 @pytest.mark.parametrize(
     ("path", "text"),
     [
+        ("./nowhere.keras", "No such file or directory. Is it the right path?"),
         ("nowhere.keras", "No such file or directory. Is it the right path?"),
         ("hf://someone/model", "it is not on this machine. Download it, and load the copy."),
         ("gs://bucket/model.keras", "it is not on this machine"),

@@ -147,7 +147,7 @@ def _named(file: str, error: Exception) -> KwrapError:
         return OversizedFileError(file, str(error), error.declared, error.limit)
     if isinstance(error, BadFileError):
         return UnreadableFileError(file, str(error))
-    if isinstance(error, OSError) and str(error.filename).startswith(file):
+    if isinstance(error, OSError) and str(error.filename).startswith((file, str(Path(file)))):
         return UnreadableFileError(file, error.strerror or str(error), "Is it the right path?")
     if (own := _own_error(error)) is not None:  # Keras makes a TypeError anew where a class' `from_config` raises one
         return own

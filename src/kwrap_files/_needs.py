@@ -41,10 +41,11 @@ class SavedHook:
         if self.changes_output:
             return "the shape of outputs changes: the hook's is another than its layer's"
         observes = effect.get("observes") is True
-        acting = [method for method in _ACTS_ON if method in methods and (method == "constrain" or not observes)]
+        known = [method for method in _ACTS_ON if method in methods]
+        acting = [method for method in known if method == "constrain" or not observes]
         acts = " and ".join(_ACTS_ON[method] for method in acting)
         if not acting:
-            return f"outputs stay: the hook {'only observes' if observes and methods else 'acts on nothing'}"
+            return f"outputs stay: the hook {'only observes' if known else 'acts on nothing'}"
         if acting == ["constrain"] or self.options.get("phase") == "training":
             return f"outputs stay, further training changes: the hook acts on {acts} in training"
         acts = " and ".join(_ACTS_ON[method] for method in acting if method != "constrain")
