@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.saving import saving_lib
 
-__all__ = ["load_archive", "name_counters_restorer", "variables_measured"]
+__all__ = ["is_absent", "load_archive", "name_counters_restorer", "variables_measured"]
 
 
 def load_archive(
@@ -21,6 +21,15 @@ def load_archive(
     The public function takes a path alone: what it opens may be another file than the one that was checked.
     """
     return saving_lib.load_model(file, custom_objects, compile, safe_mode)
+
+
+def is_absent(store: Any) -> bool:
+    """Tell whether a weight file has nothing for the object that is given `store`, nor for what is in the object.
+
+    Keras gives all objects the one store, which answers for the object's own variables alone; a plain dict cannot tell.
+    """
+    path = getattr(store, "_h5_entry_path", "")
+    return bool(path) and not store.has_path(path)
 
 
 def name_counters_restorer() -> Callable[[], None]:
