@@ -1165,6 +1165,34 @@ def test_load_h5_gives_the_model_of_an_open_file_and_hands_on_custom_objects_and
             assert np.array_equal(loaded(ONES), model(ONES))
 
 
+@pytest.mark.parametrize("file", ["model.weights.h5", "model.weights.json"])
+def test_absent_from_a_weight_file_is_what_it_has_nothing_for_at_any_depth(file, tmp_path):
+    """The layer that asks holds one that the file has, or none: it has no variables itself."""
+    asked = []
+
+    class Asks(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.held = layers.Dense(2)
+
+        def build(self, shape):
+            self.held.build(shape)
+
+        def call(self, inputs):
+            return self.held(inputs)
+
+        def load_own_variables(self, store):
+            asked.append(_keras.is_absent(store))
+
+    saved = keras.Sequential([keras.Input((2,)), Asks()])
+    saved.save_weights(tmp_path / file, **({"max_shard_size": 1e-6} if file.endswith("json") else {}))
+    saved.load_weights(tmp_path / file)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        keras.Sequential([keras.Input((2,)), Asks(), Asks()]).load_weights(tmp_path / file)
+    assert asked[:3] == [False, False, True]
+    assert not _keras.is_absent({})
+
+
 def test_the_name_counters_are_set_back_to_what_they_were():
     layers.Dense(1)
     restore = _keras.name_counters_restorer()

@@ -6,6 +6,7 @@ import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kwrap
 from kwrap import _state, errors
@@ -261,3 +262,225 @@ def test_a_file_of_a_later_format_says_to_update_kwrap_and_one_without_a_format_
         keras.models.load_model(path)
     edit(path, lambda config: config.replace('"format": 2, ', ""))
     assert kwrap.find_hooks(keras.models.load_model(path), Mask)
+
+
+# --- what a layer holds under names that a Wrapper has, too ---------------------------------------------------------
+
+
+def holding(attribute: str, of_one: bool) -> type[keras.layers.Layer]:
+    """Return a class of layers that hold another of equal weights under `attribute`, alone or in a list."""
+
+    @keras.saving.register_keras_serializable("tests", f"Holding_{attribute}_{of_one}")
+    class Holding(keras.layers.Layer):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            inner = keras.layers.Dense(4, bias_initializer="normal", name="inner")
+            setattr(self, attribute, inner if of_one else [inner])
+
+        @property
+        def inner(self) -> keras.layers.Dense:
+            held = vars(self)[attribute]
+            return held if of_one else held[0]
+
+        def build(self, shape: Any) -> None:
+            self.kernel = self.add_weight(shape=(4, 4), initializer="normal", name="kernel")
+            self.bias = self.add_weight(shape=(4,), initializer="normal", name="bias")
+            self.inner.build(shape)
+
+        def call(self, inputs: Any) -> Any:
+            return self.inner(keras.ops.matmul(inputs, self.kernel) + self.bias)
+
+    return Holding
+
+
+def around(layer: keras.Layer, seed: int, hooks: Any = None) -> keras.Model:
+    """Return a model of `layer` alone, wrapped or not."""
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((3, 4))
+    model = keras.Model(inputs, layer(inputs))
+    return kwrap.wrap_model(model, hooks, where=layer.name) if hooks else model
+
+
+def layers_that_clash() -> dict[str, Any]:
+    names = ("layer", "hooks", "place", "bypassed", "bypass", "weight_hooks", "make_ready", "_links", "_parametrizing")
+    made = {f"own {name}": holding(name, name not in ("hooks", "bypassed", "_links")) for name in names}
+    hooks_alone = holding("hooks", True)
+    return {
+        **made,
+        "own hooks, not in a list": hooks_alone,
+        "TimeDistributed": lambda name: keras.layers.TimeDistributed(keras.layers.Dense(4), name=name),
+        "SpectralNormalization": lambda name: keras.layers.SpectralNormalization(keras.layers.Dense(4), name=name),
+        "Bidirectional": lambda name: keras.layers.Bidirectional(keras.layers.LSTM(2), name=name),
+    }
+
+
+CLASHES = layers_that_clash()
+
+
+def datasets(path: Any) -> set[str]:
+    """Return the names of what an HDF5 file holds."""
+    found: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    return set(found)
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+class Sum(kwrap.Hook):
+    """A hook on layers of any kind, with the sum of all weights for its state."""
+
+    def build(self, layer: keras.Layer) -> None:
+        self.sum = self.add_weight(shape=(), trainable=False, name="sum")
+
+    def initialize(self, layer: keras.Layer) -> None:
+        self.sum.assign(sum(float(keras.ops.sum(weight)) for weight in layer.weights))
+
+    def call(self, call_next: Any, inputs: Any) -> Any:
+        return call_next(inputs) + 0 * self.sum
+
+
+@pytest.mark.filterwarnings("ignore::kwrap.errors.HookStateWarning")
+@pytest.mark.parametrize("case", CLASHES)
+def test_what_a_layer_holds_under_a_name_of_the_wrappers_is_in_the_file_as_without_it(case, tmp_path):
+    def make(seed: int, hooks: Any = None) -> keras.Model:
+        return around(CLASHES[case](name="outer"), seed, hooks)
+
+    plain, wrapped = make(1), make(2, Sum())
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    wrapped.save_weights(tmp_path / "wrapped.weights.h5")
+    held, states_too = (datasets(tmp_path / f"{name}.weights.h5") for name in ("plain", "wrapped"))
+    added = "kwrap.hooks" if "own hooks" in case else "hooks"
+    assert states_too - held == {next(iter(states_too - held))}
+    assert held <= states_too
+    assert next(iter(states_too - held)).endswith(f"/{added}/sum/vars/sum")
+
+    bare = make(3)
+    bare.load_weights(tmp_path / "wrapped.weights.h5")
+    assert same(values(bare.weights), values(wrapped.get_layer("outer").layer.weights))
+    other = make(4, Sum())
+    other.load_weights(tmp_path / "wrapped.weights.h5")
+    assert same(values(other.weights), values(wrapped.weights))
+    wrapped.load_weights(tmp_path / "plain.weights.h5")
+    assert same(values(wrapped.get_layer("outer").layer.weights), values(plain.weights))
+    wrapped.load_weights(tmp_path / "plain.weights.h5", skip_mismatch=True)
+    assert same(values(wrapped.get_layer("outer").layer.weights), values(plain.weights))
+
+
+@pytest.mark.parametrize("case", [name for name in CLASHES if name != "Bidirectional"])
+def test_such_a_layer_comes_back_from_a_model_file(case, tmp_path):
+    model = around(CLASHES[case](name="outer"), 1, Sum())
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    inputs = np.stack([INPUTS[:3]])
+    assert same(values(loaded.variables), values(model.variables))
+    assert same(loaded(inputs), model(inputs))
+
+
+def test_a_hook_named_as_the_layer_in_the_layers_own_hooks_has_a_place_of_its_own(tmp_path):
+    model, other = (around(CLASHES["own hooks"](name="outer"), seed, Sum(name="dense")) for seed in (1, 2))
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert same(values(other.variables), values(model.variables))
+
+
+def test_hooks_of_a_wrapper_around_a_wrapper_are_all_in_the_file(tmp_path):
+    def make(seed: int) -> keras.Model:
+        keras.utils.set_random_seed(seed)
+        dense = keras.layers.Dense(4, bias_initializer="normal")
+        dense.build((None, 4))
+        inner = kwrap.Wrapper(dense, [Sum()])
+        return keras.Sequential([keras.Input((4,)), kwrap.Wrapper(inner, [Times(factor=2.0), Sum()])])
+
+    model, other = make(1), make(2)
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    assert same(values(other.variables), values(model.variables))
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)]).load_weights(tmp_path / "model.weights.h5")
+
+
+def test_state_is_saved_in_its_place_while_the_hooks_are_bypassed(tmp_path):
+    model = network([Mask()])
+    with kwrap.bypass(model):
+        model.save_weights(tmp_path / "bypassed.weights.h5")
+    model.save_weights(tmp_path / "model.weights.h5")
+    assert datasets(tmp_path / "bypassed.weights.h5") == datasets(tmp_path / "model.weights.h5")
+
+
+# --- what a hook holds, and hooks that look at layers inside ---------------------------------------------------------
+
+
+@kwrap.hook(layer_type=keras.layers.Dense)
+class Holds(kwrap.Hook):
+    """A hook that holds a layer and a metric, the layer started from the wrapped layer's bias."""
+
+    def build(self, layer: keras.Layer) -> None:
+        self.inside = keras.layers.Dense(4, name="inside")
+        self.inside.build((None, 4))
+        self.mean = keras.metrics.Mean(name="mean")
+
+    def initialize(self, layer: keras.Layer) -> None:
+        self.inside.bias.assign(layer.bias)
+
+    def call(self, call_next: Any, inputs: Any) -> Any:
+        return self.inside(call_next(inputs))
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_size": 1e-6}])
+def test_a_plain_models_file_loads_where_a_hook_holds_layers_and_its_own_file_brings_them_back(options, tmp_path):
+    kind = "json" if options else "h5"
+    plain, wrapped = network(), network([Holds()], seed=2, where="a")
+    plain.save_weights(tmp_path / f"plain.weights.{kind}", **options)
+    wrapped.save_weights(tmp_path / f"wrapped.weights.{kind}", **options)
+    other = network([Holds()], seed=3, where="a")
+    with pytest.warns(errors.HookStateWarning, match="no 'inside/kernel', .* of hook 'holds' at 'a'") as said:
+        other.load_weights(tmp_path / f"plain.weights.{kind}")
+    assert len(said) == 1
+    assert same(own_weights(other), own_weights(plain))
+    hook = kwrap.find_hooks(other)[0][1]
+    assert same(values([hook.inside.bias]), values([other.get_layer("a").bias]))
+    other.load_weights(tmp_path / f"wrapped.weights.{kind}")  # what was absent once is looked for again
+    assert same(values(other.weights), values(wrapped.weights))
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+class Shown(Sum):
+    """A hook that gives its state, the sum of the kernel inside, for outputs."""
+
+    def initialize(self, layer: keras.Layer) -> None:
+        self.sum.assign(keras.ops.sum(layer.inner.kernel))
+
+    def call(self, call_next: Any, inputs: Any) -> Any:
+        return 0 * call_next(inputs) + self.sum
+
+
+def test_initialize_runs_at_once_with_the_weights_inside_also_in_a_model_that_is_traced(tmp_path):
+    plain, model = (around(holding("inner_one", True)(name="outer"), seed) for seed in (1, 2))
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    kwrap.wrap_model(model, Shown(targets=[]).at("outer"))
+    inputs = np.stack([INPUTS[:3]])
+    model.predict(inputs, verbose=0)
+    with pytest.warns(errors.HookStateWarning):
+        model.load_weights(tmp_path / "plain.weights.h5")
+    expected = np.sum(values([plain.get_layer("outer").inner.kernel])[0])
+    assert model.predict(inputs, verbose=0)[0, 0, 0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_checkpoint_of_the_plain_model_leaves_the_hooks_state_until_it_is_wrapped_after(tmp_path):
+    """Two ways past Keras' files, with what docs/saving.md says of them."""
+    plain = network()
+    plain.compile("sgd", "mse")
+    path = tf.train.Checkpoint(model=plain).save(tmp_path / "plain")
+    for restore in (
+        lambda model: tf.train.Checkpoint(model=model).restore(path),
+        lambda model: (model.compile("sgd", "mse"), model.set_state_tree(plain.get_state_tree())),
+    ):
+        model = network([Sum()], seed=2, where="a")
+        before = states(model)
+        restore(model)
+        assert same(own_weights(model), own_weights(plain))
+        assert same([*states(model).values()], [*before.values()])
+        model = network(seed=2)
+        restore(model)
+        kwrap.wrap_model(model, Sum(), where="a")
+        expected = sum(np.sum(one) for one in own_weights(plain)[:2])
+        assert [*states(model).values()] == [pytest.approx(expected, rel=1e-5)]

@@ -73,6 +73,7 @@ class Hook(keras.layers.Layer):
     _layer: weakref.ref[keras.Layer] | None
     _place: str | None
     _states: dict[tuple[str, str], keras.Variable]
+    _lacks_nested: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -112,6 +113,7 @@ class Hook(keras.layers.Layer):
             _layer=None,
             _place=None,
             _states={},
+            _lacks_nested=False,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -323,7 +325,10 @@ class Hook(keras.layers.Layer):
         own = self._named_state()
         values = read_state(self.name, self.path, own, store)
         missing = [name for name in own if name not in values]
-        self.__dict__["_loaded"] = values
+        nested = self._nested_state(own)
+        self.__dict__.update(_loaded=values, _lacks_nested=bool(nested) and _keras.is_absent(store))
+        if self._lacks_nested:
+            missing += nested
         # On no layer yet, as in a Wrapper that was saved unbuilt, it has no state that could have been loaded.
         self.initialized = not missing and (self.initialized or self._layer is not None)
         if not missing:
@@ -332,12 +337,19 @@ class Hook(keras.layers.Layer):
         for (_, name), variable in self._states.items():
             if name == "step" and self._counts_steps():
                 variable.assign(0)
-        if self.target_weights:
-            # At once: a function that is traced already runs no Python in its next call. The targets' values are
-            # there, for Keras loads a layer's own weights before its hooks'. A hook without targets may look at
-            # layers inside, which are loaded after it: it is initialized in the next call that runs Python.
+        if self._layer is not None:
+            # At once: a function that is traced already runs no Python in its next call. The weights are there: those
+            # of the layer and of what it holds come before its hooks' state, as the Wrapper lists them to Keras.
             self._initialize(self)
         warn_once(self.name, self.path, missing, store)
+
+    def __dir__(self) -> Iterable[str]:
+        """List the attributes; to Keras, which looks for what a file has for them, none where it has nothing."""
+        if not self.__dict__.get("_lacks_nested"):
+            names: Iterable[str] = super().__dir__()
+            return names
+        self.__dict__["_lacks_nested"] = False  # Keras asks once a file, right after `load_own_variables`
+        return ()
 
     def restore_loaded(self) -> None:
         """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""
@@ -347,6 +359,12 @@ class Hook(keras.layers.Layer):
 
     def _named_state(self) -> dict[str, keras.Variable]:
         return named([*self._trainable_variables, *self._non_trainable_variables])
+
+    def _nested_state(self, own: Mapping[str, keras.Variable]) -> list[str]:
+        """Return the names of the variables that are not the hook's own: of layers and metrics that it holds."""
+        known = {id(variable) for variable in own.values()}
+        held = (variable for variable in (*self.weights, *self.metrics_variables) if id(variable) not in known)
+        return [variable.path.split(f"/{self.name}/", 1)[-1] for variable in held]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Refuse: a hook is called by the Wrapper of its layer."""

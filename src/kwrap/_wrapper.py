@@ -11,6 +11,7 @@ from kwrap import _keras
 from kwrap._blame import blaming
 from kwrap._chain import Arguments, CallSignature, Link, call_through, describe
 from kwrap._hook import Hook, repeated_names
+from kwrap._names import LastOfAll, OfLayer
 from kwrap._registry import FORMAT, check_format, record, revive
 from kwrap._scope import ReadScope, outside_read_scopes
 from kwrap._weights import WeightHooks
@@ -24,14 +25,9 @@ from kwrap.errors import (
 
 __all__ = ["Wrapper"]
 
-# In weight files, before a hook's name.
-_STATE = "hooks/"
-
 
 # The layer's parts too, so that the variables have the names that they have without a Wrapper.
-@_keras.checkpointing(
-    lambda wrapper: {**_keras.checkpoint_parts(wrapper.layer), **{_STATE + hook.name: hook for hook in wrapper.hooks}}
-)
+@_keras.checkpointing(lambda wrapper: {**_keras.checkpoint_parts(wrapper.layer), **wrapper._hooks_by_key()})
 class Wrapper(keras.layers.Layer):
     """A layer with hooks around it, in every other respect the layer itself.
 
@@ -93,8 +89,10 @@ class Wrapper(keras.layers.Layer):
         layer = self.__dict__.get("layer")
         if layer is None:  # asked often by Layer.__init__
             raise AttributeError(name)
-        if name.startswith(_STATE):
-            return next(hook for hook in self.hooks if name == _STATE + hook.name)
+        if isinstance(name, OfLayer):
+            return getattr(layer, name.name)
+        if "/" in name and (hook := self._hooks_by_key().get(name)) is not None:
+            return hook
         if name in _own_names():
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         if name == "enable_lora":
@@ -117,10 +115,23 @@ class Wrapper(keras.layers.Layer):
     def __dir__(self) -> Iterable[str]:
         """List the layer's attributes, and each hook by its name: Keras' weight files name what they hold by these.
 
-        Not `hooks`: in lists, Keras counts what is of one class, and would take one hook's state for another's.
+        Not `hooks` and `bypassed`: in lists, Keras counts what is of one class, and would take one hook's state for
+        another's.
         """
-        hooks = (_STATE + hook.name for hook in self.hooks)
-        return {*dir(type(self)), *_own_names(), *dir(self.layer), *hooks} - {"enable_lora", "hooks"}
+        own = {*dir(type(self)), *_own_names()} - {"bypassed"}
+        taken = {*dir(type(self)), *vars(self)}
+        of_layer = (
+            OfLayer(name) if name in taken or isinstance(name, OfLayer) else name
+            for name in dir(self.layer)
+            if name not in _own_names()
+        )
+        return {*own, *of_layer, *self._hooks_by_key()} - {"enable_lora"}
+
+    def _hooks_by_key(self) -> dict[str, Hook]:
+        """Return the hooks by what weight files have them under."""
+        # No attribute has a dot: whatever the layer's own `hooks` holds, its keys are others.
+        prefix = "kwrap.hooks/" if hasattr(self.layer, "hooks") else "hooks/"
+        return {LastOfAll(prefix + hook.name): hook for hook in self.hooks}
 
     @property
     def path(self) -> str | None:
@@ -486,5 +497,8 @@ def _class_for(name: str) -> type[Wrapper]:
 
 @functools.cache
 def _own_names() -> frozenset[str]:
-    """Return the names that every Keras layer has of its own, which a Wrapper does not read through."""
-    return frozenset(dir(keras.layers.Layer()))
+    """Return the names that every Keras layer has of its own, which a Wrapper does not read through.
+
+    No weight file has what they hold; nor the one of TensorFlow's that layers have once they hold any other.
+    """
+    return frozenset((*dir(keras.layers.Layer()), "_self_unconditional_dependency_names"))

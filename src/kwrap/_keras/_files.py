@@ -12,7 +12,7 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
-__all__ = ["load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
+__all__ = ["is_absent", "load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
 
 
 def load_archive(
@@ -29,6 +29,15 @@ def load_h5(file: BinaryIO, custom_objects: Mapping[str, Any] | None, compile: b
     """Return the model of an open `.h5` file; the public function takes a path alone, as for `load_archive`."""
     with h5py.File(file, "r") as opened:
         return legacy_h5_format.load_model_from_hdf5(opened, custom_objects, compile, safe_mode)
+
+
+def is_absent(store: Any) -> bool:
+    """Tell whether a weight file has nothing for the object that is given `store`, nor for what is in the object.
+
+    Keras gives all objects the one store, which answers for the object's own variables alone; a plain dict cannot tell.
+    """
+    path = getattr(store, "_h5_entry_path", "")
+    return bool(path) and not store.has_path(path)
 
 
 def name_counters_restorer() -> Callable[[], None]:
