@@ -189,6 +189,14 @@ def test_rich_does_not_read_markup_in_names():
     assert "a[bold]b" in text
 
 
+def test_a_name_does_not_command_the_terminal():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="d\x1b[31mred")], name="m\x1b]0;x\x07")
+    plan = kwrap.plan(model, Idle())
+    for text in (str(plan), shown(plan)):
+        assert r"d\x1b[31mred" in text
+        assert not {"\x1b", "\x07"} & set(text)
+
+
 def odd_name(name: str) -> keras.Sequential:
     layers = [keras.layers.Dense(2, name=name), keras.layers.Dense(2, name="last")]
     return keras.Sequential([keras.layers.Input((4,)), *layers], name=name)

@@ -24,6 +24,7 @@ from kwrap.errors import (
     PlanError,
     WrapperStateError,
 )
+from kwrap_files import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -185,20 +186,22 @@ class Plan:
         return [f"skipped {', '.join(those)}: {reason} ({hook})" for (reason, hook), those in paths.items()]
 
     def __repr__(self) -> str:
-        rows = [_COLUMNS, *(("  " * depth + name, *cells) for depth, _, name, *cells in self._tree())]
+        tree = (("  " * depth + name, *cells) for depth, _, name, *cells in self._tree())
+        rows = [_COLUMNS, *(tuple(map(printable, row)) for row in tree)]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"plan for {self.model.name!r}", *lines, *self._left_out()])
+        return "\n".join([f"plan for {self.model.name!r}", *lines, *map(printable, self._left_out())])
 
     def __rich__(self) -> "Table":
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*_COLUMNS, title=Text(f"plan for {self.model.name}"))
+        table = Table(*_COLUMNS, title=Text(printable(f"plan for {self.model.name}")))
         for depth, _, name, *cells in self._tree():
-            table.add_row(Text("  " * depth + name), *(Text(cell) for cell in cells))  # a name may look like markup
+            # A name may look like markup, or command the terminal.
+            table.add_row(*(Text(printable(cell)) for cell in ("  " * depth + name, *cells)))
         if self.skipped:
-            table.caption = Text("\n".join(self._left_out()))
+            table.caption = Text("\n".join(map(printable, self._left_out())))
         return table
 
     def _repr_html_(self) -> str:

@@ -43,7 +43,11 @@ def check_hook(registered: RegisteredHook) -> str:
         return ""
     except Exception as error:  # whatever a plugin's code raises
         return f"cannot be made: {_said(error)}"
-    if type(hook).from_config(hook.get_config()).get_config() != hook.get_config():
+    try:
+        comes_back = type(hook).from_config(hook.get_config()).get_config() == hook.get_config()
+    except Exception as error:  # whatever a plugin's code raises
+        return f"its config does not come back from itself: {_said(error)}"
+    if not comes_back:
         return "its config does not come back from itself"
     small = [(layer, inputs) for layer, inputs in _small_layers() if isinstance(layer, registered.layer_types)]
     return _try_on(hook, *small[0]) if small else ""

@@ -2,8 +2,10 @@
 
 import importlib
 import os
+import re
 import sys
 import tempfile
+import textwrap
 import traceback
 import warnings
 from collections.abc import Callable
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from kwrap_files import printable
 
 __all__ = [
     "BadInput",
@@ -22,10 +26,19 @@ __all__ = [
     "hooks_and_places",
     "import_kwrap",
     "imports",
+    "inputs_file",
     "model_file",
+    "one_line",
     "output_file",
+    "print_warning",
     "raise_bad_input",
+    "short_line",
 ]
+
+# Keras prints the first sentence of some errors so.
+_BOLD = re.compile(r"\x1b\[[01]m")
+# An array as NumPy and TensorFlow print it, past a few numbers.
+_VALUES = re.compile(r"\[[-+.,\deinaf\s\[\]]{40,}\]")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -51,7 +64,7 @@ class Command(click.Command):
         """Run the command."""
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = _print_warning
+                warnings.showwarning = print_warning
                 return super().invoke(ctx)
         except Exception as error:
             raise_bad_input(ctx, error)
@@ -102,15 +115,27 @@ def raise_bad_input(ctx: click.Context, error: Exception) -> None:
     if isinstance(error, (BadInput, OSError, *_errors_of_kwrap())):
         if ctx.meta.get("kwrap.debug"):
             traceback.print_exception(error)
-        raise BadInput(" ".join(str(error).split())) from error
+        raise BadInput(one_line(error)) from error
+
+
+def one_line(text: object) -> str:
+    """Return a text as one line that commands no terminal: files' names may be in it."""
+    return printable(" ".join(_BOLD.sub("", str(text)).split()))
+
+
+def short_line(error: Exception) -> str:
+    """Return what an error of Keras says, in one line, without the values of the tensors it was about."""
+    said, _, _ = str(error).partition("Arguments received by")
+    return textwrap.shorten(one_line(_VALUES.sub("[...]", said)), 300, placeholder=" ...")
+
+
+def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Print a warning as one line on stderr; what `warnings.showwarning` may be."""
+    click.echo(f"Warning: {one_line(message)}", err=True)
 
 
 def _remember(context: click.Context, _: click.Parameter, debug: bool) -> None:
     context.meta["kwrap.debug"] = debug or context.meta.get("kwrap.debug", False)
-
-
-def _print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"Warning: {' '.join(str(message).split())}", err=True)
 
 
 def _errors_of_kwrap() -> tuple[type[Exception], ...]:
@@ -127,6 +152,12 @@ imports = click.option(
     multiple=True,
     metavar="MODULE",
     help="Import a module first that registers classes or hooks of your own; also from this folder. Repeatable.",
+)
+inputs_file = click.option(
+    "--input",
+    "inputs",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Inputs: .npy, or .npz with an array for each input by its name. Default: random.",
 )
 model_file = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 output_file = click.option(

@@ -23,7 +23,7 @@ def import_modules(names: Iterable[str]) -> None:
         sys.path.insert(0, os.getcwd())
         try:
             importlib.import_module(name)
-        except Exception as error:  # whatever that module raises
+        except (Exception, SystemExit) as error:  # whatever that module raises
             raise BadInput(f"--import {name}: {type(error).__name__}: {error}") from error
         finally:
             sys.path.remove(os.getcwd())

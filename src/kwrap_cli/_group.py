@@ -1,12 +1,13 @@
 """The `kwrap` command and how it finds its subcommands."""
 
 import os
+import warnings
 from importlib import import_module
 from typing import Any
 
 import click
 
-from kwrap_cli._command import debug_option, import_kwrap, raise_bad_input
+from kwrap_cli._command import debug_option, import_kwrap, print_warning, raise_bad_input
 
 # Read when a command imports TensorFlow, whose start-up lines are no output of ours.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,9 +46,11 @@ class LazyGroup(click.Group):
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what a plugin's command raises of kwrap's errors is told as for kwrap's own."""
+        """Run the command; what a plugin's command raises of kwrap's errors, or warns, is told as for kwrap's own."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = print_warning
+                return super().invoke(ctx)
         except click.ClickException:
             raise
         except Exception as error:

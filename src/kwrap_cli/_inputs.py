@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from kwrap._selection import places
-from kwrap_cli._command import BadInput
+from kwrap_cli._command import BadInput, short_line
 
-__all__ = ["call", "random_inputs", "read_inputs"]
+__all__ = ["call", "random_inputs", "read_inputs", "samples"]
 
 # For axes whose length the model leaves open, such as the steps of a sequence.
 _OPEN_LENGTH = 16
@@ -23,11 +23,10 @@ def read_inputs(model: keras.Model, path: Path) -> Any:
         if isinstance(arrays, dict):
             return next(iter(arrays.values())) if len(arrays) == 1 else arrays
         return arrays
-    specs = keras.tree.flatten(structure)
-    if len(specs) == 1:
-        only = arrays if not isinstance(arrays, dict) else next(iter(arrays.values()))
+    names = [spec.name for spec in keras.tree.flatten(structure)]
+    if len(names) == 1 and (not isinstance(arrays, dict) or len(arrays) == 1):
+        only = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
         return keras.tree.pack_sequence_as(structure, [only])
-    names = [spec.name for spec in specs]
     if not isinstance(arrays, dict) or not set(names) <= set(arrays):
         raise BadInput(f"{path} has to be a .npz file with an array for each input of {model.name!r}: {names}.")
     return keras.tree.pack_sequence_as(structure, [arrays[name] for name in names])
@@ -36,13 +35,16 @@ def read_inputs(model: keras.Model, path: Path) -> Any:
 def _read(path: Path) -> Any:
     """Return the array of a .npy file, or the arrays of a .npz file by name."""
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
-            return dict(loaded.items())
-    except (ValueError, EOFError, OSError) as error:
+        with path.open("rb") as file:  # which NumPy leaves open where it fails
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            arrays = dict(loaded.items())
+    except Exception as error:  # of many kinds, for zipfile's and zlib's are among them
         raise BadInput(f"{path} cannot be read as .npy or .npz: {error}") from error
+    if not arrays:
+        raise BadInput(f"{path} holds no array.")
+    return arrays
 
 
 def random_inputs(model: keras.Model, batch: int, seed: int) -> Any:
@@ -61,8 +63,13 @@ def call(model: keras.Model, inputs: Any) -> list[Any]:
     try:
         outputs = keras.tree.flatten(model(inputs, training=False))
     except Exception as error:  # of any kind: the inputs may not be the model's
-        raise BadInput(f"{model.name!r} cannot be called with these inputs: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{model.name!r} cannot be called with these inputs: {short_line(error)}") from error
     return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]
+
+
+def samples(inputs: Any) -> int:
+    """Return how many samples inputs are of."""
+    return len(keras.tree.flatten(inputs)[0])
 
 
 def _structure(model: keras.Model) -> Any:

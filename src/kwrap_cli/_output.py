@@ -12,6 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kwrap_files import printable
+
 __all__ = ["console", "print_result", "size", "table"]
 
 # In a pipe or a file: what a table of paths and hooks needs, so that a row is a line.
@@ -41,12 +43,16 @@ def table(
     right: Iterable[str] = (),
 ) -> Table:
     """Return a table; the columns named in `right` are of numbers."""
-    made = Table(title=None if title is None else Text(title), caption=None if caption is None else Text(caption))
+    made = Table(title=_text(title), caption=_text(caption))
     for name in columns:
         made.add_column(name, justify="right" if name in set(right) else "left")
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))  # a name may look like markup
+        made.add_row(*(Text(printable(str(cell))) for cell in row))  # a name may look like markup
     return made
+
+
+def _text(text: str | None) -> Text | None:
+    return None if text is None else Text("\n".join(map(printable, text.split("\n"))))
 
 
 def size(count: int) -> str:

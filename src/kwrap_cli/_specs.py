@@ -12,9 +12,9 @@ import keras
 import kwrap
 from kwrap._hook import Where
 from kwrap._registry import resolve
-from kwrap.errors import KwrapError
+from kwrap.errors import KwrapError, listed
 from kwrap_cli._command import BadInput
-from kwrap_cli._values import Given, keras_object, option_values, split
+from kwrap_cli._values import Given, keras_object, nearest_in_keras, option_values, split
 
 __all__ = ["HookText", "read_hook", "rules"]
 
@@ -44,7 +44,11 @@ class HookText:
 
 def rules(hooks: Sequence[str], where: Sequence[str], exclude: Sequence[str]) -> list[kwrap.Rule]:
     """Return the rules that the options of a command stand for; a hook's own place, after `@`, wins over `where`."""
+    if not hooks and (where or exclude):
+        raise BadInput("--where and --exclude choose layers for hooks, and there is no --hook.")
     texts = [read_hook(text) for text in hooks]
+    if where and all(text.where for text in texts):
+        raise BadInput("--where is for hooks without an @, and each --hook has one: leave out --where, or an @.")
     return [kwrap.Rule(text.hook(), _where(text.where or where), _where(exclude)) for text in texts]
 
 
@@ -88,5 +92,7 @@ def _place(text: str) -> Where:
         return text
     found = keras_object(text)
     if not (isinstance(found, type) and issubclass(found, keras.Layer)):
-        raise BadInput(f"{text!r} is no layer class of Keras, such as keras.layers.Dense.")
+        close = nearest_in_keras(text, keras.Layer)
+        hint = f" Did you mean {listed(close)}?" if close else ""
+        raise BadInput(f"{text!r} is no layer class of Keras, such as keras.layers.Dense.{hint}")
     return found

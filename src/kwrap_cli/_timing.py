@@ -9,18 +9,17 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap_cli._command import BadInput
-from kwrap_cli._inputs import call, random_inputs
+from kwrap_cli._command import BadInput, short_line
+from kwrap_cli._inputs import call
 
 __all__ = ["interleaved", "measured"]
 
 _WARM_UP = 2
 
 
-def measured(wrapped: keras.Model, *, batch: int, repeats: int) -> list[dict[str, Any]]:
+def measured(wrapped: keras.Model, inputs: Any, repeats: int) -> list[dict[str, Any]]:
     """Return the medians of prediction and training of a wrapped model and of the same without hooks."""
     bare = kwrap.unwrap_model(kwrap.clone_model(wrapped))
-    inputs = random_inputs(wrapped, batch, 0)
     rows = [_row("predict", *interleaved(_predict(bare, inputs), _predict(wrapped, inputs), repeats))]
     if any(model.trainable_variables for model in (bare, wrapped)):
         rows.append(_row("train", *interleaved(_train(bare, inputs), _train(wrapped, inputs), repeats)))
@@ -33,7 +32,7 @@ def interleaved(one: Callable[[], object], other: Callable[[], object], repeats:
         for _ in range(_WARM_UP):
             one(), other()
     except Exception as error:  # of any kind: not every model runs on random inputs, or trains
-        raise BadInput(f"the model cannot be run: {type(error).__name__}: {error}") from error
+        raise BadInput(f"the model cannot be run: {type(error).__name__}: {short_line(error)}") from error
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats):
         for which in (0, 1) if repeat % 2 == 0 else (1, 0):

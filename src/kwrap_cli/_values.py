@@ -16,7 +16,17 @@ import kwrap
 from kwrap._options import own_options
 from kwrap.errors import OptionError, OptionValueError, listed, nearest
 
-__all__ = ["Given", "default_text", "keras_object", "literal", "option_type", "option_values", "split", "type_text"]
+__all__ = [
+    "Given",
+    "default_text",
+    "keras_object",
+    "literal",
+    "nearest_in_keras",
+    "option_type",
+    "option_values",
+    "split",
+    "type_text",
+]
 
 _EMPTY = inspect.Parameter.empty
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
@@ -62,7 +72,9 @@ def _value(owner: type[Any], title: str, parameter: inspect.Parameter, given: Gi
     for value in (literal(text), text):
         if _fits(value, wanted):
             return value
-    raise OptionValueError(title, parameter.name, literal(text), f"is no {type_text(wanted)}")
+    close = _nearest_classes(text, wanted)
+    hint = f"; did you mean {listed(close)}?" if close else ""
+    raise OptionValueError(title, parameter.name, literal(text), f"is no {type_text(wanted)}{hint}")
 
 
 def _made(title: str, option: str, cls: type[Any], fields: Mapping[str, Given]) -> Any:
@@ -130,6 +142,28 @@ def keras_object(name: str) -> Any:
     return None if inspect.ismodule(found) else found
 
 
+def nearest_in_keras(name: str, kind: type[Any]) -> list[str]:
+    """Return the dotted names that look most like `name` among the public classes of a kind in the module it names."""
+    module: Any = keras
+    for part in name.split(".")[1:-1]:
+        module = None if part.startswith("_") or part == "src" else getattr(module, part, None)
+    if not inspect.ismodule(module):
+        return []
+    above, _, last = name.rpartition(".")
+    classes = [one for one, found in vars(module).items() if inspect.isclass(found) and issubclass(found, kind)]
+    return [f"{above}.{one}" for one in nearest(last, classes)]
+
+
+def _nearest_classes(text: str, wanted: Any) -> list[str]:
+    """Return the names that look most like `text` among the classes of a type: those registered, or Keras' own."""
+    kinds = [one for one in (get_args(wanted) or (wanted,)) if isinstance(one, type)]
+    if text.startswith("keras."):
+        return [name for kind in kinds for name in nearest_in_keras(text, kind)]
+    registered = keras.saving.get_custom_objects().items()
+    classes = {key.rpartition(">")[2]: one for key, one in registered if inspect.isclass(one)}
+    return nearest(text, [name for name, one in classes.items() if issubclass(one, tuple(kinds))])
+
+
 def literal(text: str) -> Any:
     """Return the Python value that `text` is written as, or the text itself; words in brackets need no quotes."""
     if text.lower() in _WORDS:
@@ -191,6 +225,8 @@ def _fits(value: Any, wanted: Any) -> bool:
         return any(_fits(value, one) for one in arguments)
     if origin is Literal:
         return value in arguments
+    if wanted is Any:
+        return True
     if wanted is None:
         return value is None
     if origin is Callable or wanted is Callable:

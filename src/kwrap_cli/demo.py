@@ -24,12 +24,18 @@ NEEDED = "the extra kwrap[demo]; in a clone: pip install '.[demo]' plugins/kwrap
 
 
 @click.command(cls=ModelCommand)
-@click.option("--seed", default=0, show_default=True, help="Seed of the split, the weights and the noise.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seed of the split, the weights and the noise.",
+)
 def demo(seed: int) -> None:
     """Train a small network on scikit-learn's digits, wrap a copy, fine-tune it, save, load and unwrap it.
 
     Exits with 1 if a claim does not hold: the loaded model differs from the saved one, the unwrapped from the wrapped,
-    or a pruned kernel is not at its sparsity.
+    or a pruned kernel is not at its sparsity; and with 1 if a package that it needs is missing.
     """
     console = Console()
     console.print("[bold]Importing TensorFlow, Keras and kwrap")

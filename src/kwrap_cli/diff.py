@@ -7,21 +7,16 @@ from typing import Any
 import click
 from rich.console import Group
 
-from kwrap_cli._command import ModelCommand, as_json, imports
+from kwrap_cli._command import ModelCommand, as_json, imports, inputs_file
 from kwrap_cli._output import print_result, table
 
 
 @click.command(cls=ModelCommand)
 @click.argument("a", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("b", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--input",
-    "inputs",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Inputs to compare the outputs on: .npy, or .npz with an array for each input by its name. Default: random.",
-)
+@inputs_file
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="How many random samples.")
-@click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the random inputs.")
 @imports
 @as_json
 def diff(a: Path, b: Path, inputs: Path | None, batch: int, seed: int, modules: Sequence[str], as_json: bool) -> None:

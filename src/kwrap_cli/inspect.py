@@ -18,6 +18,7 @@ from kwrap_files import (
     format_of,
     hooks_of,
     in_bytes,
+    printable,
     read_contents,
 )
 
@@ -36,7 +37,7 @@ def inspect(file: str, as_json: bool, max_size: int | None) -> None:
         contents = read_contents(file, max_size)
         hooks = hooks_of(contents.configs)
     except BadFileError as error:
-        raise BadInput(_printable(f"{file!r} is no readable model: {error}")) from error
+        raise BadInput(printable(f"{file!r} is no readable model: {error}")) from error
     except OSError as error:
         raise BadInput(f"{file!r} cannot be read: {error.strerror or error}") from error
     needs = _needs(file, contents, hooks)
@@ -122,9 +123,4 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: Any) -> Text:
-    return Text(_printable(str(value)))  # no markup: a file's names are anyone's
-
-
-def _printable(text: str) -> str:
-    """Return a text without what commands a terminal."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return Text(printable(str(value)))  # no markup: a file's names are anyone's

@@ -1,6 +1,7 @@
 """`kwrap new-plugin`: a package with a hook, its tests and what else a plugin needs, from a template."""
 
 import datetime
+import json
 import keyword
 import os
 import re
@@ -27,8 +28,8 @@ _FILES = {
     "tests/test_hook.py": "test_hook.py.template",
 }
 _LICENSES = ("Apache-2.0", "BSD-3-Clause", "MIT")
-# The plugin that answers for Keras' own layers.
-_RESERVED = ("keras",)
+# The plugin that answers for Keras' own layers; kwrap's own packages kwrap_cli and kwrap_files.
+_RESERVED = {"keras": "a plugin", "cli": "a package", "files": "a package"}
 
 
 @click.command("new-plugin", cls=Command)
@@ -44,11 +45,15 @@ def new_plugin(name: str, folder: Path | None, licence: str, author: str | None)
     words = _checked(name)
     package = "kwrap-" + words.replace("_", "-")
     folder = folder or Path(package)
+    author = author or f"The {package} authors"
+    if not author.isprintable():
+        raise BadInput(f"--author {author!r} has to be one line, without control characters.")
     _write(
         folder,
         {
-            "author": author or f"The {package} authors",
-            "class_name": "".join(word.capitalize() for word in words.split("_")),
+            "author": author,
+            "author_in_toml": json.dumps(author, ensure_ascii=False),  # escapes quotes and backslashes as TOML does
+            "class_name": _class_name(words),
             "kwrap": ".".join(version("kwrap").split(".")[:2]),
             "license": licence,
             "module": package.replace("-", "_"),
@@ -59,6 +64,10 @@ def new_plugin(name: str, folder: Path | None, licence: str, author: str | None)
     )
     click.echo(f"{folder} holds the plugin {words!r}, of the package {package}; its hook is in {_hook_file(folder)}.")
     click.echo(f"Next: pip install -e '{folder}[dev]', then pytest {folder}")
+
+
+def _class_name(words: str) -> str:
+    return "".join(word.capitalize() for word in words.split("_"))
 
 
 def _checked(name: str) -> str:
@@ -72,10 +81,11 @@ def _checked(name: str) -> str:
             f"{name!r} cannot be a plugin's name: it consists of lower-case words, such as spectral_norm, and the "
             f"package adds kwrap- to it.{hint}"
         )
-    if keyword.iskeyword(words):
-        raise BadInput(f"{name!r} cannot be a plugin's name: it is a keyword of Python.")
+    for made, what in ((words, "it"), (_class_name(words), f"the name of its class, {_class_name(words)},")):
+        if keyword.iskeyword(made):
+            raise BadInput(f"{name!r} cannot be a plugin's name: {what} is a keyword of Python.")
     if words in _RESERVED:
-        raise BadInput(f"{name!r} cannot be a plugin's name: kwrap has a plugin of that name itself.")
+        raise BadInput(f"{name!r} cannot be a plugin's name: kwrap has {_RESERVED[words]} of that name itself.")
     for taken in entry_points(group="kwrap", name=words):
         owner = f" (of {taken.dist.name} {taken.dist.version})" if taken.dist else ""
         raise BadInput(f"{name!r} is the name of a plugin that is installed{owner}: choose another name.")

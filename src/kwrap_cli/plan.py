@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from kwrap_cli._command import BadInput, ModelCommand, as_json, hooks_and_places, imports, model_file
+from kwrap_cli._command import ModelCommand, as_json, hooks_and_places, imports, model_file
 from kwrap_cli._output import print_result
 
 
@@ -26,8 +26,6 @@ def plan(
 
     Everything is checked as `kwrap wrap` would; nothing is written.
     """
-    if not hooks and (where or exclude):
-        raise BadInput("--where and --exclude choose layers for hooks, and there is no --hook.")
     import kwrap
     from kwrap_cli._files import import_modules, load_model
     from kwrap_cli._specs import rules

@@ -6,6 +6,7 @@ A package beside `kwrap`, for importing kwrap imports Keras: `kwrap inspect` and
 from kwrap_files._contents import Contents, open_file, read_contents, read_open
 from kwrap_files._needs import SavedHook, code_of, foreign_classes_of, format_of, hooks_of, parts_of, title_of
 from kwrap_files._problems import BadFileError, OversizedError, in_bytes
+from kwrap_files._text import printable
 
 __all__ = [
     "BadFileError",
@@ -19,6 +20,7 @@ __all__ = [
     "in_bytes",
     "open_file",
     "parts_of",
+    "printable",
     "read_contents",
     "read_open",
     "title_of",

@@ -23,6 +23,16 @@ def test_without_any_hook_it_is_refused(refused):
     assert "no hook is on the model in plain.keras: give some with --hook" in refused("bench", "plain.keras")
 
 
+def test_places_that_no_hook_is_for_are_refused(refused):
+    assert "there is no --hook" in refused("bench", "wrapped.keras", "--where", "zzz")
+
+
+def test_inputs_may_come_from_a_file(data):
+    shown = data("bench", "wrapped.keras", "--repeats", "1", "--input", "images.npy")
+    assert shown["batch"] == 2
+    assert [row["what"] for row in shown["medians"]] == ["predict", "train"]
+
+
 def test_a_model_that_cannot_be_run_is_refused_with_the_reason():
     with pytest.raises(BadInput, match="the model cannot be run: ZeroDivisionError"):
         interleaved(lambda: 1 / 0, lambda: None, 1)

@@ -102,6 +102,12 @@ def test_a_module_that_cannot_be_imported_is_refused(refused):
     )
 
 
+def test_a_module_that_exits_when_it_is_imported_is_refused(refused, tmp_path, monkeypatch):
+    (tmp_path / "cli_exits.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert "--import cli_exits: SystemExit: 0" in refused("show", "plain.keras", "--import", "cli_exits")
+
+
 @pytest.mark.parametrize("command", [("wrap", "plain.keras", "--hook", "noise"), ("unwrap", "wrapped.keras")])
 @pytest.mark.parametrize(
     ("output", "said"),
@@ -171,6 +177,13 @@ def test_a_fault_of_kwraps_own_and_what_click_raises_stay_what_they_are(error):
     result = invoke(fail)
     assert result.exit_code == {ZeroDivisionError: 1, click.UsageError: 2}.get(type(error), 5)
     assert (result.exception is error) == isinstance(error, ZeroDivisionError)
+
+
+def test_an_error_does_not_command_the_terminal():
+    def fail():
+        raise kwrap.errors.KwrapError("layer d\x1b[31mred")
+
+    assert invoke(fail).stderr == "Error: layer d\\x1b[31mred\n"
 
 
 def test_a_warning_is_one_line_on_stderr():

@@ -37,6 +37,11 @@ def test_it_exits_with_1_and_names_the_claim_that_does_not_hold(short: None, mon
     assert "does not hold: hidden: 2048 of 8192 weights are zero, as 50% asks for" in result.output
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_cannot_be_is_refused(seed: str) -> None:
+    assert CliRunner().invoke(main, ["demo", "--seed", seed], catch_exceptions=False).exit_code == 2
+
+
 def test_without_scikit_learn_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = run()

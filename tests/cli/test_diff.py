@@ -99,6 +99,38 @@ def test_inputs_that_are_not_the_models_are_refused(refused, tmp_path):
     )
 
 
+def test_inputs_of_another_shape_are_refused_without_the_values_in_them(refused, tmp_path):
+    keras.Sequential([keras.Input((5,)), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    said = refused("diff", "plain.keras", str(tmp_path / "other.keras"))
+    assert "cannot be called with these inputs: " in said
+    assert "Expected shape (None, 5)" in said
+    assert "incompatible shape (8, 6, 6, 1)" in said
+    assert "x1b" not in said
+    assert len(said) < 400
+
+
+@pytest.mark.parametrize("content", [b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"\x93NUMPY\x01\x00\xff\xff"])
+def test_a_damaged_or_empty_file_of_inputs_is_refused(refused, tmp_path, content):
+    (tmp_path / "bad.npz").write_bytes(content)
+    said = refused("diff", "plain.keras", "plain.keras", "--input", str(tmp_path / "bad.npz"))
+    assert "cannot be read as .npy or .npz" in said or "holds no array" in said
+
+
+def test_which_of_several_arrays_one_input_takes_is_told_by_its_name(data, refused, tmp_path, changed):
+    images = {"ones": np.ones((2, 6, 6, 1), "float32"), "zeros": np.zeros((2, 6, 6, 1), "float32")}
+    np.savez(tmp_path / "many.npz", **images)
+    many = ("plain.keras", "changed.keras", "--input", str(tmp_path / "many.npz"))
+    name = keras.models.load_model("plain.keras").inputs[0].name
+    assert f"an array for each input of 'small': ['{name}']" in refused("diff", *many)
+    np.savez(tmp_path / "many.npz", **images, **{name: images["ones"]})
+    named = data("diff", *many, code=1)["outputs"]
+    assert named == data("diff", *many[:3], "images.npy", code=1)["outputs"]  # of ones
+
+
+def test_a_seed_that_cannot_be_is_refused(run):
+    assert run("diff", "plain.keras", "plain.keras", "--seed", "-1").exit_code == 2
+
+
 @pytest.fixture
 def two_inputs(tmp_path: Path) -> Path:
     """Return a model file of two named inputs, words and a number; the path of a model without one."""

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -162,6 +163,25 @@ def test_a_plugin_that_fails_to_add_its_commands_is_named_with_the_way_out(
     assert result.exit_code == 1
     for said in ("greeting (dist-greeting 1.0)", "ValueError: not today", "KWRAP_BLOCK=greeting"):
         assert said in result.output
+
+
+LATE = """
+import warnings
+
+warnings.simplefilter("always")
+warnings.warn("late\\nand loud", stacklevel=1)
+"""
+
+
+@pytest.mark.parametrize("command", ["greet", "gret"])
+def test_what_plugins_warn_of_is_one_line_on_stderr(
+    group: click.Group, install: Callable[..., str], command: str
+) -> None:
+    install("greeting", LATE + COMMAND)
+    with warnings.catch_warnings():
+        stderr = CliRunner().invoke(group, [command]).stderr
+    assert stderr.splitlines()[0] == "Warning: late and loud"
+    assert "warnings.warn" not in stderr
 
 
 def test_version_is_that_of_the_installed_package() -> None:

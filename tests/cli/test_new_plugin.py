@@ -81,6 +81,21 @@ def test_the_licence_may_be_chosen(folder: Path, licence: str, line: str) -> Non
     assert (project["license"], project["authors"]) == (licence, [{"name": "Ada Lovelace"}])
 
 
+@pytest.mark.parametrize("author", ['A "B" C', "back\\slash", "Zoë O'Hara", "$name"])
+def test_an_author_of_any_name_is_in_the_metadata_as_given(folder: Path, author: str) -> None:
+    run("my-norm", "--author", author, "--license", "MIT")
+    project = tomllib.loads((folder / "kwrap-my-norm/pyproject.toml").read_text("utf-8"))["project"]
+    assert project["authors"] == [{"name": author}]
+    assert author in (folder / "kwrap-my-norm/LICENSE").read_text("utf-8")
+
+
+def test_an_author_of_two_lines_is_refused(folder: Path) -> None:
+    result = run("my-norm", "--author", "Ada\nLovelace")
+    assert result.exit_code == 2
+    assert "has to be one line" in result.stderr
+    assert list(folder.iterdir()) == []
+
+
 def test_the_wheel_of_kwrap_holds_every_file_of_the_template() -> None:
     template = Path(new_plugin.__file__).parent / "plugin_template"
     used = {source for source in new_plugin._FILES.values() if source and "$" not in source}
@@ -101,6 +116,10 @@ def test_the_wheel_of_kwrap_holds_every_file_of_the_template() -> None:
         ("kwrap", "it consists of lower-case words"),
         ("é", "it consists of lower-case words"),
         ("class", "it is a keyword of Python"),
+        ("none", "the name of its class, None, is a keyword of Python"),
+        ("true", "the name of its class, True, is a keyword of Python"),
+        ("cli", "kwrap has a package of that name itself"),
+        ("files", "kwrap has a package of that name itself"),
         ("keras", "kwrap has a plugin of that name itself"),
         ("prune", "is the name of a plugin that is installed (of kwrap-prune "),
     ],

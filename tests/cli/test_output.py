@@ -32,6 +32,15 @@ def test_a_name_that_looks_like_markup_is_shown_as_it_is(capsys: pytest.CaptureF
     assert "[bold]" in shown
 
 
+def test_what_commands_a_terminal_is_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("a\x1b[31mred", "b\x9bc", "c\nd")
+    print_result(table(("a",), [names[:1]], title=names[1], caption=f"e\n{names[0]}"), None, as_json=False)
+    shown = capsys.readouterr().out
+    for name in (r"a\x1b[31mred", r"b\x9bc"):
+        assert name in shown
+    assert not {"\x1b", "\x9b"} & set(shown)
+
+
 def test_in_a_pipe_a_row_is_not_folded_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert console().width == 200

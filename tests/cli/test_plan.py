@@ -31,5 +31,11 @@ def test_places_without_a_hook_are_refused(refused):
     assert "there is no --hook" in refused("plan", "plain.keras", "--where", "conv")
 
 
+def test_a_where_that_no_hook_is_for_is_refused(refused):
+    assert "--where is for hooks without an @" in refused(
+        "plan", "plain.keras", "--hook", "noise@logits", "--where", "conv"
+    )
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_paths(refused):
     assert "The nearest paths: 'logits'" in refused("plan", "plain.keras", "--hook", "noise@logit")

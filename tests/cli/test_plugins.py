@@ -143,6 +143,11 @@ CHECKED = {
                 return value / 0.0 * 0.0
 
         @kwrap.hook(layer_type=keras.layers.Layer)
+        class CheckConfig(kwrap.Hook):
+            def get_config(self):
+                raise RuntimeError("no config")
+
+        @kwrap.hook(layer_type=keras.layers.Layer)
         class CheckRaising(kwrap.Hook):
             def __init__(self, **kwargs):
                 super().__init__(**kwargs)
@@ -185,6 +190,7 @@ def test_check_says_what_fails_at_a_hook(checked: dict[str, Any]) -> None:
     found = problems(checked["failing"])
     assert "on a Embedding: OutputChangedError: hook 'check_wide'" in found["check_wide"]
     assert found["check_nan"] == "on a LSTM, its output is not finite"
+    assert found["check_config"] == "its config does not come back from itself: RuntimeError: no config"
     assert found["check_raising"] == "cannot be made: RuntimeError: not today"
 
 

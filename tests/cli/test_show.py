@@ -1,6 +1,10 @@
 from pathlib import Path
 
+import keras
 import numpy as np
+import pytest
+
+import kwrap
 
 
 def test_each_layer_is_shown_with_what_is_its_own(data, models: Path):
@@ -22,8 +26,6 @@ def test_each_layer_is_shown_with_what_is_its_own(data, models: Path):
 
 
 def test_a_layer_inside_a_layer_is_indented_and_its_weights_are_counted_once(run, data, models: Path):
-    import keras
-
     inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="dense")], name="inner")
     inputs = keras.Input((4,))
     shared = keras.layers.Dense(4, name="shared")
@@ -38,6 +40,18 @@ def test_a_layer_inside_a_layer_is_indented_and_its_weights_are_counted_once(run
     assert shown["total"]["parameters"] == outer.count_params() == 35
     lines = run("show", "nested.keras").output.splitlines()
     assert any(line.startswith("│   dense ") for line in lines)
+
+
+@pytest.mark.parametrize("command", [("show",), ("plan", "--hook", "noise"), ("unwrap", "--force", "-o", "out.keras")])
+def test_names_in_a_file_do_not_command_the_terminal(run, models: Path, command):
+    dense = keras.layers.Dense(2, name="d\x1b[31mred")
+    model = keras.Sequential([keras.Input((2,)), dense], name="m\x1b]0;pwn\x07")
+    kwrap.wrap_model(model, "prune")
+    model.save(models / "odd.keras")
+    result = run(*command, "odd.keras")
+    assert result.exit_code == 0
+    assert r"d\x1b[31mred" in result.output
+    assert not {"\x1b", "\x07"} & set(result.output)
 
 
 def test_the_table_has_a_line_a_layer_and_the_total(run):
@@ -56,8 +70,6 @@ def test_the_table_has_a_line_a_layer_and_the_total(run):
 
 
 def test_what_is_shown_of_a_plain_model_is_what_its_weights_are(data):
-    import keras
-
     shown = data("show", "plain.keras")
     model = keras.models.load_model("plain.keras")
     assert shown["total"]["parameters"] == model.count_params()

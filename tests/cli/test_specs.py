@@ -1,3 +1,5 @@
+from typing import Any
+
 import keras
 import pytest
 
@@ -49,6 +51,37 @@ def test_options_of_rules_are_values_of_their_types():
     assert config == {"stddev": 1, "seed": 7, "phase": "always", "name": "loud", "targets": ["kernel", "bias"]}
 
 
+class Free(kwrap.Hook):
+    """Have options without types, whose defaults tell none."""
+
+    def __init__(self, needed, limit=None, pair=(1, 2), typed: Any = 1, **kwargs):
+        super().__init__(**kwargs)
+        self.needed, self.limit, self.pair, self.typed = needed, limit, pair, typed
+
+
+@pytest.fixture(scope="module")
+def free():
+    """Return a function that gives the hook of a class with untyped options, as the command line makes it."""
+    kwrap.hook(layer_type=keras.layers.Layer, name="cli_free")(Free)
+
+    @kwrap.hook(layer_type=keras.layers.Layer, name="cli_free_function")
+    def _free(call_next, inputs, *, mode=None):
+        return call_next(inputs)
+
+    return lambda text: rules([text], [], [])[0].hook
+
+
+@pytest.mark.parametrize("option", ["needed", "limit", "pair", "typed"])
+@pytest.mark.parametrize(("text", "value"), [("3", 3), ("x", "x"), ("[1,b]", [1, "b"]), ("none", None)])
+def test_an_option_without_a_type_takes_any_value(free, option, text, value):
+    needed = "" if option == "needed" else "needed=1,"
+    assert getattr(free(f"cli_free:{needed}{option}={text}"), option) == value
+
+
+def test_an_option_of_a_function_without_a_type_takes_any_value(free):
+    assert free("cli_free_function:mode=x").get_config()["mode"] == "x"
+
+
 def test_a_hooks_own_place_wins_over_where_and_exclude_is_for_all():
     first, second = rules(["noise@conv", "prune"], ["logits", "keras.layers.Dense"], ["x*"])
     assert (first.hook.name, first.where, first.exclude) == ("noise", ["conv"], ["x*"])
@@ -64,6 +97,11 @@ def test_without_a_place_a_rule_has_none():
 def test_a_place_in_keras_that_is_no_layer_class_is_an_error(where):
     with pytest.raises(BadInput, match="is no layer class of Keras"):
         rules(["noise"], [where], [])
+
+
+def test_a_misspelt_class_of_keras_is_an_error_with_the_nearest_names():
+    with pytest.raises(BadInput, match=r"Did you mean 'keras\.layers\.Dense'"):
+        rules(["noise"], ["keras.layers.Dnse"], [])
 
 
 def test_an_unknown_hook_is_an_error_with_the_nearest_name():
@@ -161,6 +199,7 @@ def test_an_option_without_annotation_takes_what_its_default_is_of(penalty):
         ("prune:block_size=[4,x]", OptionValueError, "block_size=[4, 'x'] is no Sequence[int]"),
         ("prune:regrow=1", OptionValueError, "regrow=1 is no bool"),
         ("prune:schedule=Polynomial", OptionValueError, "schedule='Polynomial' is no Schedule"),
+        ("prune:schedule=ConstantSparsit", OptionValueError, "; did you mean 'ConstantSparsity'"),
         ("prune:schedule=0.5", OptionValueError, "schedule=0.5 is no Schedule"),
         ("prune:schedule=PolynomialDecay", OptionError, "PolynomialDecay needs schedule.initial_sparsity=..., "),
         (
