@@ -56,6 +56,8 @@ def _wrong_slope(example: Example, layer: Any) -> str | None:
     with tf.GradientTape() as tape:
         tape.watch([inputs[index] for index in floating])
         found = loss(inputs)
+    if not np.isfinite(float(found)):
+        raise NotApplicable("the output is not finite, as `output_is_finite` tells")
     state.restore()
     looks = [(variable.path, variable.value, loss_of_variable, index) for index, variable in enumerate(variables)]
     looks += [(f"input {index}", inputs[index], loss_of_input, index) for index in floating]
