@@ -114,6 +114,18 @@ class BrokenAnonymous(kwrap.Hook):
         return call_next(inputs) * self.rate
 
 
+@broken("bad_options_are_refused", options={"rate": 0.5}, bad_options=({"raet": -1.0},))
+class BrokenTypist(kwrap.Hook):
+    """Take any `rate`, which the suite's `bad_options` misspell."""
+
+    def __init__(self, rate=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, call_next, inputs):
+        return call_next(inputs) * self.rate
+
+
 @broken("config_comes_back", options={"factor": 3.0})
 class BrokenForgetful(kwrap.Hook):
     """Write a config of its own, without `factor`."""
@@ -302,6 +314,21 @@ class BrokenTracing(kwrap.Hook):
             return outputs
         self.__dict__["count"] += 1
         return self.add(outputs, float(self.count))
+
+
+@broken("nothing_is_traced_again")
+class BrokenPeeking(kwrap.Hook):
+    """Compile a function with a Python number that the inputs give."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.__dict__["add"] = tf.function(lambda outputs, mean: outputs * 2.0 + 0.0 * mean)
+
+    def call(self, call_next, inputs):
+        outputs = call_next(inputs)
+        if not tf.is_tensor(outputs) or not tf.executing_eagerly():
+            return outputs * 2.0
+        return self.add(outputs, float(keras.ops.mean(inputs)))
 
 
 @broken("costs_nothing_where_it_does_nothing")
@@ -607,7 +634,17 @@ class BrokenSeed(kwrap.Hook):
         return outputs * keras.ops.cast(self.pattern, outputs.dtype)
 
 
-@broken("chance_is_not_frozen_in_a_graph", "gradients_match_finite_differences")
+# No gradient is that of a function which is another one at each call.
+@broken("draws_by_a_seed_generator_of_its_own", "gradients_match_finite_differences")
+class BrokenUnseeded(kwrap.Hook):
+    """Draw in training by the generator that Keras has for all."""
+
+    def call(self, call_next, inputs, training):
+        outputs = call_next(inputs)
+        return outputs + keras.random.normal(keras.ops.shape(outputs), dtype=outputs.dtype) if training else outputs
+
+
+@broken("chance_is_not_frozen_in_a_graph", "draws_by_a_seed_generator_of_its_own", "gradients_match_finite_differences")
 class BrokenChance(kwrap.Hook):
     """Draw by NumPy, which a graph does once."""
 

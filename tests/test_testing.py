@@ -2,17 +2,19 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tests import check_table
 from tests.broken_hooks import CASES, Case
 
 import kwrap
 import kwrap.testing
 from kwrap.errors import PluginWarning, UnknownHookError
-from kwrap.testing import CHECKS, CheckFailure, Example, HookSuite, NotApplicable, save_examples
+from kwrap.testing import CHECKS, CheckFailure, Example, HookSuite, NotApplicable, _process, save_examples
 
 X = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
 
@@ -119,6 +121,7 @@ QUICK = (
     "trainable_flags_are_as_said",
     "gradients_match_finite_differences",
     "its_own_variables_train",
+    "draws_by_a_seed_generator_of_its_own",
 )
 IN_ANOTHER_PROCESS = ("a_fresh_process_loads_it", "two_replicas_train_as_one")
 # What kwrap does for every hook: no hook is known that breaks it and nothing else.
@@ -184,6 +187,110 @@ def test_what_only_another_process_or_a_second_replica_shows_is_found_there():
 def test_every_check_that_a_hook_can_fail_has_a_hook_that_does():
     proved = {case.check for case in CASES} | {"a_fresh_process_loads_it", "old_files_load"}
     assert set(CHECKS) - proved == OF_KWRAP
+
+
+@tf.custom_gradient
+def _doubled(value, slope):
+    return value * 2.0, lambda upstream: (upstream * slope, None)
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+class Sloping(kwrap.Hook):
+    """Double weights or inputs (`of`), with a gradient of `slope`."""
+
+    def __init__(self, slope=2.0, of="weights", **kwargs):
+        super().__init__(**kwargs)
+        self.slope, self.of = slope, of
+
+    def parametrize(self, target, value):
+        return _doubled(value, self.slope) if self.of == "weights" and tf.is_tensor(value) else value
+
+    def call(self, call_next, inputs):
+        doubles = self.of == "inputs" and tf.is_tensor(inputs) and inputs.dtype.is_floating
+        return call_next(_doubled(inputs, self.slope) if doubles else inputs)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=shape).astype("float32")
+
+
+WIDE = (keras.layers.Dense(64, name="wide"), normal(2, 64))
+
+
+@pytest.mark.parametrize(
+    ("slope", "of", "layer", "inputs"),
+    [
+        (1.0, "weights", keras.layers.Dense(16, name="dense"), normal(2, 8)),
+        (1.0, "weights", *WIDE),
+        (1.8, "weights", *WIDE),
+        (1.8, "inputs", *WIDE),
+        (1.8, "inputs", keras.layers.Activation("tanh", name="activation"), X),
+        (1.0, "inputs", keras.layers.MaxPooling2D(name="pool"), normal(2, 4, 4, 2)),
+    ],
+)
+def test_a_gradient_that_is_a_part_of_the_right_one_is_found_on_a_wide_layer_and_on_one_without_weights(
+    slope, of, layer, inputs
+):
+    example = Example(Sloping(slope, of), layer, inputs)
+    assert "the gradient of" in str(failure("gradients_match_finite_differences", HookSuite, example))
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        WIDE,
+        (keras.layers.Dense(64, activation="relu", name="wide"), normal(2, 64)),
+        (keras.layers.Conv2D(8, 3, activation="relu", name="conv"), normal(2, 6, 6, 4)),
+        (keras.layers.GRU(8, name="gru"), normal(4, 6, 8)),
+        (keras.layers.LayerNormalization(name="norm"), X),
+        (keras.layers.Embedding(5, 3, name="words"), np.array([[1, 2], [3, 4]])),
+        (keras.layers.MaxPooling2D(name="pool"), normal(2, 4, 4, 2)),
+        (keras.layers.Rescaling(255.0, name="scale"), X),
+        (keras.layers.Dropout(0.5, name="drop"), normal(2, 8)),
+    ],
+    ids=lambda each: each.name if isinstance(each, keras.Layer) else "",
+)
+def test_right_gradients_pass_on_layers_of_many_kinds(layer, inputs):
+    CHECKS["gradients_match_finite_differences"].run(HookSuite, Example(Sloping(of="inputs"), layer, inputs))
+
+
+def test_where_the_layer_alone_fails_its_differences_the_hook_is_not_blamed():
+    example = Example(Sloping(of="nothing"), keras.layers.BatchNormalization(name="norm"), X)
+    with pytest.raises(NotApplicable, match="it is so without the hook, too"):
+        CHECKS["gradients_match_finite_differences"].run(HookSuite, example)
+
+
+def test_calls_of_two_threads_are_told_apart_where_all_rows_are_equal():
+    (case,) = (case for case in CASES if case.hook.__name__ == "BrokenSharing")
+    for inputs in (np.ones((2, 3)), X[:1]):
+        example = Example(case.hook(), dense(), inputs)
+        assert "was interrupted" in str(failure("calls_of_two_threads_do_not_meet", HookSuite, example))
+    with pytest.raises(NotApplicable, match="consists of zeros"):
+        CHECKS["calls_of_two_threads_do_not_meet"].run(HookSuite, Example(case.hook(), dense(), np.zeros((2, 3))))
+
+
+def test_bad_options_are_tried_on_the_hooks_that_have_them_and_misspelt_ones_name_the_nearest():
+    typist, credulous = (case.hook for case in CASES if case.hook.__name__ in ("BrokenTypist", "BrokenCredulous"))
+    examples = [(hook(0.5), dense(), X) for hook in (typist, credulous)] + [(Sloping(), dense(), X)]
+    suite = type("Suite", (HookSuite,), {"examples": examples, "bad_options": [{"raet": 1.0}]})
+    assert "no hook of the suite has options of these names; near: 'rate'" in str(
+        failure("bad_options_are_refused", suite, None)
+    )
+    suite = type("Suite", (HookSuite,), {"examples": examples, "bad_options": [{"phase": "never"}]})
+    assert failure("bad_options_are_refused", suite, None) is None
+    suite = type("Suite", (HookSuite,), {"examples": examples, "bad_options": [{"of": "nothing"}]})
+    assert "Sloping takes {'of': 'nothing'}" in str(failure("bad_options_are_refused", suite, None))
+
+
+def test_a_process_that_cannot_be_started_is_not_tried_again():
+    class Suite(HookSuite):
+        examples = (Example(GoodGain(), dense(), X, {"unsendable": lambda: 0}),)
+
+    (example,) = Suite.all_examples()
+    misses = _process._reports.cache_info().misses
+    for name in IN_ANOTHER_PROCESS:
+        assert "pickle" in str(failure(name, Suite, example))
+    assert _process._reports.cache_info().misses == misses + 1
 
 
 # --- how a failure is told -------------------------------------------------------------------------------------------
@@ -285,8 +392,10 @@ def test_files_of_a_former_version_are_checked_against_what_they_gave(tmp_path):
 
     (path,) = save_examples(Suite, tmp_path)
     assert path.name == "good_adapter-version1-0.keras"
-    with pytest.raises(FileExistsError, match="is there already"):
-        save_examples(Suite, tmp_path)
+    before = path.read_bytes()
+    more = type("More", (Suite,), {"examples": (*Suite.examples, (GoodAdapter(3.0), dense(), X))})
+    assert [path.name for path in save_examples(more, tmp_path)] == ["good_adapter-version1-1.keras"]
+    assert path.read_bytes() == before
     assert failure("old_files_load", Suite, None) is None
     with np.load(path.with_suffix(".npz")) as record:
         other = {**record, "output00": record["output00"] + 1.0}
@@ -302,6 +411,12 @@ def test_an_old_file_that_the_hook_no_longer_reads_is_found(tmp_path, monkeypatc
     save_examples(Suite, tmp_path)
     monkeypatch.setattr(GoodAdapter, "version", 2)
     assert "HookVersionError" in str(failure("old_files_load", Suite, None))
+
+
+def test_a_folder_that_is_named_and_not_there_fails_and_is_sought_beside_the_test_module():
+    suite = type("Suite", (HookSuite,), {"saved": "save", "__module__": __name__})
+    assert suite.saved_folder() == Path(__file__).parent / "save"
+    assert "/save, is not there" in str(failure("old_files_load", suite, None))
 
 
 def test_without_old_files_the_check_says_how_to_make_them():
@@ -443,6 +558,17 @@ def test_a_skip_that_names_no_check_is_an_error_with_the_nearest_names():
         fixturenames = ()
 
     with pytest.raises(ValueError, match=r"Suite: skip names no check 'fit_work'; near: 'fit_works'"):
+        Suite().pytest_generate_tests(Meta())
+
+
+def test_a_hook_of_weights_on_a_layer_without_such_weights_is_one_error_when_the_suite_is_collected():
+    class Suite(HookSuite):
+        examples = ((GoodAdapter(), keras.layers.Dropout(0.5, name="drop"), X),)
+
+    class Meta:
+        fixturenames = ()
+
+    with pytest.raises(ValueError, match=r"Suite: hook 'good_adapter' on Dropout 'drop' does nothing but change"):
         Suite().pytest_generate_tests(Meta())
 
 

@@ -99,6 +99,10 @@ class Example:
         """The inputs of `model`, a flat list."""
         return [leaf for leaf in keras.tree.flatten((self.inputs, self.arguments)) if _is_array(leaf)]
 
+    def other_inputs(self, turn: int = 1) -> Any:
+        """Return inputs of other values, at each `turn` others; whole numbers are those there are, or zeros."""
+        return keras.tree.map_structure(lambda array: _varied(array, turn), self.inputs)
+
     # --- using them ----------------------------------------------------------------------------------------------
 
     def call(self, layer: Any, training: bool = False, inputs: Any = None) -> Any:
@@ -146,9 +150,14 @@ class Example:
         return self._is_random(training=True)
 
     @functools.cached_property
-    def has_targets(self) -> bool:
-        """Whether the hook changes weights of the layer."""
-        return bool(self.wrapped().hooks[0].target_weights)
+    def lacks_targets(self) -> bool:
+        """Whether the hook does nothing but change weights, and the layer has none for it: no model takes it there."""
+        if type(self.hook).overrides("call") or not type(self.hook).acts_on_weights():
+            return False
+        try:
+            return not self.hook.select_targets(self.new_layer(), self.layer.name)
+        except Exception:
+            return False  # The checks tell of it.
 
     def _is_random(self, training: bool) -> bool:
         wrapper = self.wrapped()
@@ -172,6 +181,13 @@ def _move_weights(layer: keras.Layer, seed: int) -> None:
     for variable in layer.trainable_variables:
         noise = 0.1 * generator.normal(size=tuple(variable.shape))
         variable.assign(keras.ops.convert_to_numpy(variable.value) + noise.astype(variable.dtype))
+
+
+def _varied(array: np.ndarray[Any, Any], turn: int) -> np.ndarray[Any, Any]:
+    if array.dtype.kind == "f":
+        return (array[::-1] * 0.75**turn).astype(array.dtype)
+    rolled = np.roll(array, turn, axis=-1)
+    return np.zeros_like(array) if np.array_equal(rolled, array) else rolled
 
 
 def _term(output: Any) -> Any:

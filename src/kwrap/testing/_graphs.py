@@ -52,20 +52,19 @@ def xla_agrees_with_eager(example: Example) -> None:
     where="kwrap.kernel", way_out="pass tensors, not Python numbers, to what `tf.function` or `kwrap.kernel` compiled"
 )
 def nothing_is_traced_again(example: Example) -> None:
-    """A call with other values traces nothing anew, neither the call nor a function of the hook's own."""
+    """A call with other inputs or weights traces nothing anew, neither the call nor a function of the hook's own."""
     for training in (False, True):
         wrapper = example.wrapped()
         function = tf.function(lambda inputs: example.call(wrapper, training, inputs))  # noqa: B023
-        tensors = keras.tree.map_structure(tf.constant, example.inputs)
-        for _ in range(3):
-            function(tensors)
+        for turn in range(3):
+            function(keras.tree.map_structure(tf.constant, example.other_inputs(turn)))
             for variable in wrapper.layer.trainable_variables:
                 variable.assign(variable + 0.5)
         if (count := function.experimental_get_tracing_count()) > 1:
             raise Wrong(f"a compiled call was traced {count} times")
         with _RetracingLog() as log:
-            for _ in range(7):
-                example.call(wrapper, training)
+            for turn in range(7):
+                example.call(wrapper, training, example.other_inputs(turn))
         if log.messages:
             raise Wrong(f"in eager calls: {log.messages[0]}")
 

@@ -12,7 +12,7 @@ from kwrap._hook import Hook
 from kwrap._options import own_options, stored
 from kwrap._registry import registered
 from kwrap._wrapper import Wrapper
-from kwrap.errors import HookCallError, KwrapError, listed
+from kwrap.errors import HookCallError, KwrapError, listed, nearest
 from kwrap.testing._check import NotApplicable, Wrong, check
 from kwrap.testing._example import Example
 
@@ -78,8 +78,19 @@ def bad_options_are_refused(suite: "type[HookSuite]") -> None:
     if not suite.bad_options:
         raise NotApplicable("the suite has no `bad_options`")
     for options in suite.bad_options:
-        for hook in suite.hook_classes():
+        takers = [hook for hook in suite.hook_classes() if set(options) <= set(_all_options_of(hook))]
+        if not takers:
+            names = ", ".join(hook.__name__ for hook in suite.hook_classes())
+            near = _near(options, suite.hook_classes())
+            raise Wrong(f"{names} cannot be given {options}: no hook of the suite has options of these names{near}")
+        for hook in takers:
             _must_refuse(hook, options)
+
+
+def _near(options: Mapping[str, Any], hooks: Iterable[type[Hook]]) -> str:
+    known = sorted({name for hook in hooks for name in _all_options_of(hook)})
+    found = [name for option in options if option not in known for name in nearest(option, known)]
+    return f"; near: {listed(found)}" if found else ""
 
 
 def _must_refuse(hook: type[Hook], options: Any) -> None:

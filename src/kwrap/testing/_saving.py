@@ -108,6 +108,8 @@ def two_replicas_train_as_one(suite: "type[HookSuite]", example: Example) -> Non
 def old_files_load(suite: "type[HookSuite]") -> None:
     """Files of former versions, which `save_examples` made, load, and give what they gave then."""
     folder = suite.saved_folder()
+    if folder and not folder.is_dir():
+        raise Wrong(f"the folder that `saved` names, {folder}, is not there")
     files = sorted(folder.glob("*.keras")) if folder else []
     if not files:
         raise NotApplicable("there are no old files: make them by kwrap.testing.save_examples(suite, folder)")
@@ -126,12 +128,10 @@ def old_files_load(suite: "type[HookSuite]") -> None:
 
 
 def save_examples(suite: "type[HookSuite]", folder: str | Path) -> list[Path]:
-    """Write a model of each example of a suite, and what it gives, into `folder`; return the paths.
+    """Write a model of each example of a suite, and what it gives, into `folder`; return the paths of those written.
 
-    For `tests/saved/`, once a release: the check `old_files_load` reads them from then on. A file that is there stays.
-
-    Raises:
-        FileExistsError: an example of this version is there already.
+    For `tests/saved/`, before each release: the check `old_files_load` reads them from then on. A file that is there,
+    of the same place in `examples` and the same `version` of the hook, stays as it is: add examples at the end.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -139,10 +139,9 @@ def save_examples(suite: "type[HookSuite]", folder: str | Path) -> list[Path]:
     for index, example in enumerate(suite.all_examples()):
         hook = type(example.hook)
         path = folder / f"{hook.hook_name}-version{hook.version}-{index}.keras"
-        if path.exists():
-            raise FileExistsError(f"{path} is there already: files of a version stay as they are")
-        save_example(example, path)
-        paths.append(path)
+        if not path.exists():
+            save_example(example, path)
+            paths.append(path)
     return paths
 
 

@@ -21,7 +21,8 @@ class HookSuite:
         examples: each an `Example`, or a tuple (hook, layer, input). Over all of them, each option of the hook has to
             be off its default at least once.
         bad_options: options that the hook refuses, each a dict for the hook's class.
-        saved: a folder with files of former versions, made by `save_examples`; default: `saved` beside the test module.
+        saved: a folder with files of former versions, made by `save_examples`, relative to the test module; default:
+            `saved`, if it is there.
         skip: the reasons why checks do not apply to this hook, by the check's name.
     """
 
@@ -44,20 +45,30 @@ class HookSuite:
 
     @classmethod
     def saved_folder(cls) -> Path | None:
-        """Return the folder of old files, if there is one."""
+        """Return the folder of old files that `saved` names, or `saved` beside the test module, if it is there."""
         source = getattr(sys.modules.get(cls.__module__), "__file__", None)
-        folder = Path(cls.saved) if cls.saved is not None else Path(source).parent / "saved" if source else None
-        return folder if folder is not None and folder.is_dir() else None
+        beside = Path(source).parent if source else Path()
+        if cls.saved is not None:
+            return beside / cls.saved
+        return beside / "saved" if source and (beside / "saved").is_dir() else None
 
     _examples: ClassVar[list[Example]]
 
     def pytest_generate_tests(self, metafunc: Any) -> None:
         """Give each test the examples, one at a time; called by pytest."""
+        __tracebackhide__ = True
         suite = type(self)
         for skip in (suite.skip, *(example.skip for example in suite.all_examples())):
             for name in set(skip) - set(CHECKS):
                 raise ValueError(
                     f"{suite.__name__}: skip names no check {name!r}; near: {listed(nearest(name, CHECKS))}"
+                )
+        for example in suite.all_examples():
+            if example.lacks_targets:
+                raise ValueError(
+                    f"{suite.__name__}: hook {example} does nothing but change weights, and the layer has none of its "
+                    "own that is a target of the hook; give a layer that has, such as the one inside a composite, or "
+                    "name others by the hook's option `targets`"
                 )
         if "example" in metafunc.fixturenames:
             examples = suite.all_examples()

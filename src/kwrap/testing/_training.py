@@ -9,7 +9,7 @@ import tensorflow as tf
 from kwrap._wrapper import Wrapper
 from kwrap.errors import KwrapError
 from kwrap.testing._check import NotApplicable, Wrong, check
-from kwrap.testing._compare import must_be_close, must_be_finite, must_be_same, signature_of, values
+from kwrap.testing._compare import arrays, must_be_close, must_be_finite, must_be_same, signature_of, values
 from kwrap.testing._example import Example
 from kwrap.testing._weights import constrained
 
@@ -17,63 +17,83 @@ __all__: list[str] = []
 
 # Of a central difference in float32: enough to be far off rounding, and near enough for a curved function.
 _STEP = 1e-2
+# Of a direction, as its norm: a step moves no output of a layer of many weights far.
+_LONGEST = 4.0
+# Of a loss in float32, relative.
+_ROUNDING = 2e-6
 
 
 @check(where="kwrap.Hook.parametrize", way_out="for a straight-through estimator, skip this check and say so")
 def gradients_match_finite_differences(example: Example) -> None:
     """The gradients of weights, of the hook's own variables and of inputs are those of the function it computes."""
     wrapper = example.wrapped()
-    _must_train(example, wrapper)
-    state = _State(wrapper)
-    inputs = keras.tree.map_structure(tf.constant, example.inputs)
-    floating = [tensor for tensor in keras.tree.flatten(inputs) if tensor.dtype.is_floating]
-    variables = wrapper.trainable_variables
+    if example.loss(example.call(wrapper)) is None:
+        raise NotApplicable("no output is floating")
+    if not wrapper.trainable_variables and not any(map(_is_floating, keras.tree.flatten(example.inputs))):
+        raise NotApplicable("there are neither trainable variables nor floating inputs")
+    if wrong := _wrong_slope(example, wrapper):
+        if own := _wrong_slope(example, example.new_layer()):
+            raise NotApplicable(f"it is so without the hook, too, where the layer is curved too much: {own}")
+        raise Wrong(wrong)
+
+
+def _wrong_slope(example: Example, layer: Any) -> str | None:
+    """Return where a gradient is not the slope that two values of the loss give."""
+    state, variables = _State(layer), layer.trainable_variables
+    inputs = [tf.constant(leaf) for leaf in keras.tree.flatten(example.inputs)]
+    floating = [index for index, leaf in enumerate(inputs) if _is_floating(leaf)]
+
+    def loss(leaves: Any) -> Any:
+        return example.loss(example.call(layer, True, keras.tree.pack_sequence_as(example.inputs, leaves)))
+
+    def loss_of_variable(index: int, value: Any) -> Any:
+        variables[index].assign(value)
+        return loss(inputs)
+
+    def loss_of_input(index: int, value: Any) -> Any:
+        return loss([*inputs[:index], tf.constant(value), *inputs[index + 1 :]])
+
     with tf.GradientTape() as tape:
-        tape.watch(floating)
-        loss = example.loss(example.call(wrapper, True, inputs))
-    found = tape.gradient(loss, [*(variable.value for variable in variables), *floating])
-    generator = np.random.default_rng(0)
-    for index, variable in enumerate(variables):
-        direction = generator.choice([-1.0, 1.0], tuple(variable.shape))
-        value = keras.ops.convert_to_numpy(variable.value)
-        ends = []
-        for sign in (1.0, -1.0):
-            state.restore()
-            variable.assign((value + sign * _STEP * direction).astype(value.dtype))
-            ends.append(float(example.loss(example.call(wrapper, True, inputs))))
-        state.restore()
-        _compare_slope(found[index], direction, ends, variable.path)
-    for place, tensor in enumerate(keras.tree.flatten(inputs)):
-        if tensor.dtype.is_floating:
-            _check_input(example, wrapper, state, inputs, place, found[len(variables) :], generator)
-
-
-def _check_input(
-    example: Example, wrapper: Wrapper, state: "_State", inputs: Any, place: int, gradients: Any, generator: Any
-) -> None:
-    leaves = keras.tree.flatten(inputs)
-    direction = generator.choice([-1.0, 1.0], tuple(leaves[place].shape))
-    ends = []
-    for sign in (1.0, -1.0):
-        state.restore()
-        moved = [*leaves]
-        moved[place] = leaves[place] + tf.constant(sign * _STEP * direction, leaves[place].dtype)
-        ends.append(float(example.loss(example.call(wrapper, True, keras.tree.pack_sequence_as(inputs, moved)))))
+        tape.watch([inputs[index] for index in floating])
+        found = loss(inputs)
+    if not np.isfinite(float(found)):
+        raise NotApplicable("the output is not finite, as `output_is_finite` tells")
     state.restore()
-    floating = [index for index, leaf in enumerate(leaves) if leaf.dtype.is_floating]
-    _compare_slope(gradients[floating.index(place)], direction, ends, f"input {place}")
+    looks = [(variable.path, variable.value, loss_of_variable, index) for index, variable in enumerate(variables)]
+    looks += [(f"input {index}", inputs[index], loss_of_input, index) for index in floating]
+    gradients = tape.gradient(found, [*(variable.value for variable in variables), *(inputs[i] for i in floating)])
+    generator = np.random.default_rng(0)
+    for (name, value, function, index), gradient in zip(looks, gradients, strict=True):
+        start = np.array(keras.ops.convert_to_numpy(value))
+        dense = _dense(gradient, start.shape)
+        # Along the gradient itself no part of it cancels another; where it is zero by mistake, chance finds it.
+        for signs in (np.sign(dense), generator.choice([-1.0, 1.0], start.shape)):
+            direction = signs * min(1.0, _LONGEST / max(float(np.linalg.norm(signs)), 1.0))
+            ends = []
+            for sign in (1.0, -1.0):
+                ends.append(float(function(index, (start + sign * _STEP * direction).astype(start.dtype))))
+                state.restore()
+            if wrong := _unlike_slope(dense, direction, ends):
+                return f"along a direction the gradient of {name} is {wrong}"
+    return None
 
 
-def _compare_slope(gradient: Any, direction: Any, ends: list[float], name: str) -> None:
-    expected = (ends[0] - ends[1]) / (2 * _STEP)
-    dense = (
-        np.zeros(direction.shape) if gradient is None else keras.ops.convert_to_numpy(tf.convert_to_tensor(gradient))
-    )
-    received = float(np.sum(dense.astype("float64") * direction))
-    scale = float(np.sum(np.abs(dense))) + abs(expected)
-    # Of a difference: 1e-4 of its truth, and the rounding of the losses.
-    if abs(received - expected) > 2e-2 * scale + 1e-5 * max(map(abs, ends)) / _STEP:
-        raise Wrong(f"along a direction the gradient of {name} is {received:.5g}, and the difference {expected:.5g}")
+def _unlike_slope(gradient: Any, direction: Any, ends: list[float]) -> str | None:
+    received, expected = float(np.sum(gradient * direction)), (ends[0] - ends[1]) / (2 * _STEP)
+    scale = float(np.sum(np.abs(gradient * direction))) + abs(expected)
+    if abs(received - expected) <= 2e-2 * scale + _ROUNDING * max(map(abs, ends)) / _STEP:
+        return None
+    return f"{received:.5g}, and the difference {expected:.5g}"
+
+
+def _dense(gradient: Any, shape: tuple[int, ...]) -> Any:
+    if gradient is None:
+        return np.zeros(shape)
+    return keras.ops.convert_to_numpy(tf.convert_to_tensor(gradient)).astype("float64")
+
+
+def _is_floating(array: Any) -> bool:
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(array.dtype)))
 
 
 @check(where="kwrap.Hook.build", way_out="use each trainable variable in `call` or `parametrize`; else trainable=False")
@@ -124,13 +144,38 @@ def works_with_gradient_accumulation(example: Example) -> None:
 def same_seed_same_run(example: Example) -> None:
     """Two runs of the same seed (`keras.utils.set_random_seed`) give the same weights, to the bit."""
     runs = []
-    for skipped in (0, 3):
+    for _ in range(2):
         wrapper = example.wrapped()
-        np.random.default_rng().random(skipped)
         example.trained(wrapper)
         runs.append((wrapper.variables, values(wrapper.variables)))
     (variables, one), (_, other) = runs
     must_be_same(one, other, "the second run", [variable.path for variable in variables])
+
+
+@check(
+    where="kwrap.Hook",
+    way_out="make a `keras.random.SeedGenerator` in `build`, and give it as `seed` to what draws, as kwrap_noise does",
+)
+def draws_by_a_seed_generator_of_its_own(example: Example) -> None:
+    """What a call draws comes from a `SeedGenerator` of the hook: the global ones differ in a graph and in replicas."""
+    for phase, training in (("training", True), ("inference", False)):
+        if _draws_globally(example, example.wrapped(), training):
+            if _draws_globally(example, example.new_layer(), training):
+                raise NotApplicable(f"in {phase} the layer itself draws by a global generator")
+            raise Wrong(f"in {phase} it draws, and not by a SeedGenerator: by the one of Keras, NumPy or TensorFlow")
+
+
+def _draws_globally(example: Example, layer: Any, training: bool) -> bool:
+    """Tell whether calls of the same state differ, and are the same with the same global seed."""
+    state, outputs = _State(layer), []
+    keras.utils.set_random_seed(7)
+    for again in (False, False, True):
+        if again:
+            keras.utils.set_random_seed(7)
+        outputs.append([array.tobytes() for array in arrays(example.call(layer, training))])
+        state.restore()
+    first, second, third = outputs
+    return first != second and first == third
 
 
 @check(
@@ -184,10 +229,10 @@ def fit_works(example: Example) -> None:
 
 
 class _State:
-    """The values of a wrapper's variables, to come back to: each look at the function starts from the same."""
+    """The values of a layer's variables, to come back to: each look at the function starts from the same."""
 
-    def __init__(self, wrapper: Wrapper) -> None:
-        self._variables = wrapper.variables
+    def __init__(self, layer: Any) -> None:
+        self._variables = layer.variables
         self._values = values(self._variables)
 
     def restore(self) -> None:
