@@ -570,6 +570,7 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "effect": {
                 "methods": ["parametrize"],
                 "observes": False,
+                "changes_output": False,
                 "freezes": False,
                 "trainable": [],
             },
@@ -583,6 +584,7 @@ def test_the_config_names_each_hook_with_version_options_and_plugin():
             "effect": {
                 "methods": ["call"],
                 "observes": False,
+                "changes_output": False,
                 "freezes": False,
                 "trainable": [],
             },

@@ -5,4 +5,6 @@ __all__ = ["printable"]
 
 def printable(text: str) -> str:
     """Return a text without what commands a terminal."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

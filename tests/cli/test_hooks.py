@@ -4,8 +4,9 @@ import kwrap
 
 
 def test_each_hook_that_can_be_looked_up_is_listed(data, run):
-    shown = {(one["hook"], one["plugin"]): one for one in data("hooks")["hooks"]}
-    assert list(shown) == [(one.name, one.plugin) for one in kwrap.registered()]
+    hooks = data("hooks")["hooks"]
+    assert [(one["hook"], one["plugin"]) for one in hooks] == [(one.name, one.plugin) for one in kwrap.registered()]
+    shown = {(one["hook"], one["plugin"]): one for one in hooks}
     assert shown["noise", "noise"]["layer_types"] == ["Layer"]
     assert "Set the weights of a layer that matter least to zero" in run("hooks").output
 
