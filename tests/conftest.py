@@ -1,13 +1,16 @@
-"""Distributions with plugins, as pip leaves them on the path: a module, and metadata that name it."""
+"""What tests of several modules use: plugins as pip leaves them, a saved model, hooks that cannot be had."""
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kwrap import _plugins
+from kwrap import Hook, _plugins, _registry
+
+from . import forging
 
 # Not the real group: kwrap's own plugins are installed beside it while it is developed.
 GROUP = "kwrap-under-test"
@@ -48,3 +51,27 @@ def plugins(install: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> _pl
     monkeypatch.delenv("KWRAP_PLUGINS", raising=False)
     monkeypatch.delenv("KWRAP_BLOCK", raising=False)
     return _plugins.Plugins()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of a model with hooks; tests leave it as it is."""
+    return forging.saved_model(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def source(saved: Path, tmp_path: Path) -> Path:
+    """Return a copy of `saved` in the test's own folder."""
+    return Path(shutil.copy(saved, tmp_path))
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that takes hooks, which were there when a model was saved, out of the registry."""
+
+    def forget(*hooks: type[Hook]) -> None:
+        for key, known in list(_registry._definitions.items()):
+            if known in hooks:
+                monkeypatch.delitem(_registry._definitions, key)
+
+    return forget

@@ -2,7 +2,6 @@ import io
 import json
 import os
 import random
-import shutil
 import struct
 import subprocess
 import sys
@@ -18,16 +17,6 @@ from kwrap_files import BadFileError, Contents, OversizedError, format_of, hooks
 from . import forging
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return forging.saved_model(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def source(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(saved, tmp_path))
 
 
 def members(source: Path) -> dict[str, bytes]:

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap import _registry
 from kwrap.errors import DroppedHooksWarning, TargetError, UnreadableFileError
 
 from . import composites, forging
@@ -43,18 +42,6 @@ class Twins(kwrap.Hook):
 
     def parametrize(self, target, value):
         return value * self.scale * keras.ops.sum(self.inner.kernel)
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Return a function that takes hooks, which were there when a model was saved, out of the registry."""
-
-    def forget(*hooks):
-        for key, known in list(_registry._definitions.items()):
-            if known in hooks:
-                monkeypatch.delitem(_registry._definitions, key)
-
-    return forget
 
 
 def trained(hooks) -> keras.Model:

@@ -3,7 +3,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,16 +16,6 @@ from . import composites, forging
 from .specimens import Adapter, Mask, Times, same, scale, values
 
 ONES = np.ones((2, 3), "float32")
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return forging.saved_model(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def source(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(saved, tmp_path))
 
 
 def equal(one: keras.Model, other: keras.Model) -> bool:
@@ -238,19 +227,6 @@ def test_a_failed_load_leaves_registrations_plugins_names_and_modules_as_they_we
 
 
 # --- missing plugins -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def without(monkeypatch):
-    """Return a function that takes hooks, which were there when a model was saved, out of the registry."""
-    from kwrap import _registry
-
-    def forget(*hooks):
-        for key, known in list(_registry._definitions.items()):
-            if known in hooks:
-                monkeypatch.delitem(_registry._definitions, key)
-
-    return forget
 
 
 def wrapped(hooks, make=None) -> keras.Model:

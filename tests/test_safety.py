@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import socket
 import sys
 import zipfile
@@ -23,16 +22,6 @@ from . import forging, specimens
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "safety.md"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return forging.saved_model(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def source(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(saved, tmp_path))
 
 
 @pytest.fixture(autouse=True)
