@@ -299,6 +299,16 @@ def test_a_folder_tells_what_its_archive_does(source):
     assert (folder.kind, folder.config, folder.metadata) == ("folder", archive.config, archive.metadata)
 
 
+def test_a_config_in_a_folder_inside_is_not_read_for_the_models(source):
+    folder, archive = folder_of(source), read_contents(source)
+    for name in ("assets", "a", "z"):
+        (folder / name).mkdir(exist_ok=True)
+        for file in ("config.json", "metadata.json"):
+            (folder / name / file).write_text('{"harmless": true}')
+    contents = read_contents(folder)
+    assert (contents.config, contents.metadata) == (archive.config, archive.metadata)
+
+
 def test_a_link_in_a_folder_is_bad(source):
     folder = folder_of(source)
     (folder / "assets").symlink_to("/etc")

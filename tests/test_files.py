@@ -14,7 +14,6 @@ import pytest
 
 import kwrap
 from kwrap.errors import ModelTypeError, SaveError
-from kwrap_files import hooks_of, read_contents
 
 from .specimens import Mask, Times, same, values
 
@@ -262,25 +261,3 @@ def test_threads_read_one_whole_model_or_the_other_while_one_writes(tmp_path):
     assert failed == []
     assert len(seen) >= 2
     assert set(seen) <= expected
-
-
-def test_threads_that_save_one_model_with_hooks_in_composites_lose_none(tmp_path):
-    layer = keras.layers.TimeDistributed(keras.layers.Dense(2, name="inner"), name="outer")
-    model = kwrap.wrap_model(keras.Sequential([keras.Input((3, 2)), layer]), Times(), where="outer/inner")
-    paths = [tmp_path / f"{thread}_{round}.keras" for thread in range(3) for round in range(12)]
-
-    def save(own: list[Path]) -> None:
-        for path in own:
-            kwrap.save_model(model, path)
-
-    threads = [threading.Thread(target=save, args=(paths[start::3],)) for start in range(3)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)  # without taking turns, one in twenty files has no hooks then
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    assert [len(hooks_of(read_contents(path).config)) for path in paths] == [1] * len(paths)

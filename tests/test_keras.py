@@ -445,6 +445,17 @@ def test_serialized_layers_in_a_file_come_back_as_one_where_they_were_one():
     assert first is again is not second
 
 
+def test_what_is_kept_while_saving_is_kept_for_one_file():
+    assert _keras.kept_while_saving() is not _keras.kept_while_saving()
+    with ObjectSharingScope():
+        kept = _keras.kept_while_saving()
+        kept["a view"] = 1
+        keras.saving.serialize_keras_object([dense(), dense()])
+        assert _keras.kept_while_saving() is kept
+    with ObjectSharingScope():
+        assert _keras.kept_while_saving() == {}
+
+
 # --- stateless scopes ------------------------------------------------------------------------------------------------
 
 
@@ -1109,8 +1120,7 @@ def test_exclude_alike_keeps_the_same_weights_of_another_model_from_decaying():
 def test_uncompiled_keeps_keras_from_compiling_a_copy():
     model = functional()
     model.compile("sgd", "mse")
-    with _keras.uncompiled(model):
-        assert not keras.models.clone_model(model).compiled
+    assert not keras.models.clone_model(_keras.uncompiled(model)).compiled
     assert model.compiled
     assert keras.models.clone_model(model).compiled
 
@@ -1191,6 +1201,32 @@ def test_absent_from_a_weight_file_is_what_it_has_nothing_for_at_any_depth(file,
         keras.Sequential([keras.Input((2,)), Asks(), Asks()]).load_weights(tmp_path / file)
     assert asked[:3] == [False, False, True]
     assert not _keras.is_absent({})
+
+
+def test_parts_that_are_skipped_keep_what_they_have_for_one_file(tmp_path):
+    class Holder(_keras.PartsSkipped, keras.layers.Layer):
+        skip = False
+
+        def __init__(self):
+            super().__init__()
+            self.held = dense(2)
+
+        def call(self, inputs):
+            return self.held(inputs)
+
+        def load_own_variables(self, store):
+            if self.skip:
+                self.skip_parts()
+
+    saved, loaded = (keras.Sequential([keras.Input((3,)), Holder()]) for _ in range(2))
+    saved.save_weights(tmp_path / "a.weights.h5")
+    before = loaded.get_weights()
+    for skip, expected in ((True, before), (False, saved.get_weights())):
+        loaded.layers[0].skip = skip
+        loaded.load_weights(tmp_path / "a.weights.h5")
+        np.testing.assert_array_equal(loaded.get_weights()[0], expected[0])
+    assert "held" in dir(loaded.layers[0])
+    assert not np.array_equal(before[0], saved.get_weights()[0])
 
 
 def test_the_name_counters_are_set_back_to_what_they_were():

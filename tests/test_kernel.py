@@ -1,3 +1,5 @@
+import logging
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -55,6 +57,16 @@ def test_one_trace_serves_all_lengths_and_all_callers(add, traced):
     tf.function(lambda x: add(x), jit_compile=True)(tf.zeros([4]))
     assert [len(each) for each in outputs] == [3, 5, 5]
     assert (add.trace_count, traced) == (1, ["add"])
+
+
+def test_autograph_of_a_callers_function_is_silent_and_leaves_the_kernel_alone(add, traced, caplog):
+    def caller(values):
+        return add(values)
+
+    with caplog.at_level(logging.WARNING, logger="tensorflow"):
+        np.testing.assert_array_equal(tf.function(caller)(tf.constant([1.0, 2.0])), [2.0, 3.0])
+    assert caplog.records == []
+    assert traced == ["add"]
 
 
 def test_each_dtype_is_one_trace(add, traced):

@@ -480,6 +480,22 @@ def test_a_hook_whose_absence_changes_shapes(source):
     assert "the shapes of outputs are others" in str(error)
 
 
+@item(28)
+def test_another_config_in_a_folder_inside(source):
+    good = forging.members_of(source)["config.json"]
+
+    def change(config):
+        function = {"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}
+        forging.named(config, "inner")["config"]["activation"] = function
+
+    folder = source.parent / "folder"
+    with zipfile.ZipFile(forging.forge(source, change)) as archive:
+        archive.extractall(folder)
+    (folder / "inside").mkdir()
+    (folder / "inside" / "config.json").write_bytes(good)
+    refused(folder, errors.UnknownClassError, "system")
+
+
 def test_a_hook_that_was_not_there_when_a_folder_was_checked_gets_no_stand_in(source, monkeypatch):
     """A folder is not held open; no stand-in is left in a model for what was put into it since."""
     from kwrap import _loading

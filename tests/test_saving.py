@@ -377,6 +377,55 @@ def test_a_layer_that_a_graph_calls_and_a_composite_holds_is_one_wrapper_when_lo
 
 
 @keras.saving.register_keras_serializable("saving")
+class Around(keras.layers.Layer):
+    """A composite whose config is made of a graph that it holds, a layer in it, and one that it holds twice."""
+
+    def __init__(self, graph, first, twice, **kwargs):
+        super().__init__(**kwargs)
+        self.graph, self.first, self.twice = graph, first, list(twice)
+
+    def build(self, shape):
+        pass
+
+    def call(self, inputs):
+        return self.graph(inputs) + self.first(inputs) + self.twice[0](self.twice[1](inputs))
+
+    def get_config(self):
+        held = [self.graph, self.first, *self.twice, *self.graph.layers]
+        assert {type(layer).__name__ for layer in held} == {"Functional", "InputLayer", "Dense", "Block"}
+        assert not any(isinstance(layer, kwrap.Wrapper) or "Hooked" in str(type(layer).__mro__) for layer in held)
+        held = {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in ("graph", "first", "twice")}
+        return {**super().get_config(), **held, "text": self.graph.to_json()}
+
+    @classmethod
+    def from_config(cls, config):
+        assert "kwrap" not in config.pop("text")
+        held = [keras.saving.deserialize_keras_object(config.pop(name)) for name in ("graph", "first", "twice")]
+        return cls(*held, **config)
+
+
+def test_the_config_of_an_author_is_made_of_bare_layers_that_are_one_where_they_were_one(tmp_path):
+    block = composites.Block(name="block")
+    graph_inputs = keras.Input((5, 4))
+    first = keras.layers.Dense(4, name="dense")
+    graph = keras.Model(graph_inputs, block(first(graph_inputs)), name="graph")
+    pair = composites.Pair([block, keras.layers.Dense(4, name="other")], name="pair")
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, pair(Around(graph, first, [block, block], name="around")(inputs)))
+    kwrap.wrap_model(model, [Mask(), Times(factor=0.5), scale().at("**/block")])
+    before = snapshot(model)
+    loaded = reload(model, tmp_path / "model.keras")
+    assert snapshot(model) == before
+    around, pair = loaded.get_layer("around"), loaded.get_layer("pair")
+    assert around.first is around.graph.get_layer("dense")
+    assert around.twice[0] is around.twice[1] is around.graph.get_layer("block") is pair.both[0]
+    assert isinstance(around.first, kwrap.Wrapper)
+    assert len(loaded.weights) == len(model.weights)
+    assert [hook[:3] for hook in hooks_of(loaded)] == [hook[:3] for hook in hooks_of(model)]
+    assert same(composites.outputs(loaded), composites.outputs(model))
+
+
+@keras.saving.register_keras_serializable("saving")
 class Lazy(keras.layers.Layer):
     """A composite without a `build`: what attention holds is made when the layer is called."""
 

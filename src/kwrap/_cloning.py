@@ -3,14 +3,14 @@
 import inspect
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 
 from kwrap import _keras
 from kwrap._hook import Hook, copies_of
-from kwrap._saving import Hooked, hooks_in, plain_class, put_hooks
+from kwrap._saving import Hooked, bare_view, hooks_in, plain_class, put_hooks
 from kwrap._selection import places
 from kwrap._wrapper import Wrapper
 from kwrap.errors import CloneError, KwrapError, SavedHooksError, UncompiledCopyWarning
@@ -28,7 +28,7 @@ def copy_model(model: keras.Model) -> keras.Model:
         copy = _rebuild(model, {})
     except SavedHooksError as error:
         raise _changed(model, f"{error.found} in {error.layer!r}", error.saved) from error
-    _check_alike(model, copy)
+    _check_alike(model, copy, _classes)
     _check_weights(model, copy)
     pairs = [(model, copy), *zip(*(_without_inputs(_keras.all_sublayers(one)) for one in (model, copy)), strict=True)]
     for source, target in zip(*(_without_inputs(_keras.flattened(one)) for one in (model, copy)), strict=True):
@@ -49,95 +49,59 @@ def copy_model(model: keras.Model) -> keras.Model:
     return copy
 
 
-def _rebuild(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
-    """Return a layer of the same class, structure and hooks with fresh layers in it.
+def _rebuild(layer: keras.Layer, known: dict[int, keras.Layer], *, bare: bool = False) -> keras.Layer:
+    """Return a layer of the same class, structure and hooks (none, if `bare`) with fresh layers in it.
 
     `known` are those that were rebuilt already: the layers that graphs share.
     """
 
     def clone(inner: keras.Layer) -> keras.Layer:
         if id(inner) not in known:
-            known[id(inner)] = _rebuild(inner, known)
+            known[id(inner)] = _rebuild(inner, known, bare=bare)
         return known[id(inner)]
 
-    if isinstance(layer, Hooked):
-        return _rebuild_hooked(layer, known)
     if isinstance(layer, Wrapper):
+        inner = _rebuild(layer.layer, known, bare=bare)
         # The very classes of its hooks, whatever their names mean by now.
-        hooks = copies_of(layer.hooks)
-        return Wrapper.loading(_rebuild(layer.layer, known), hooks, name=layer.name, path=layer.place)
+        return inner if bare else Wrapper.loading(inner, copies_of(layer.hooks), name=layer.name, path=layer.place)
+    if isinstance(layer, Hooked) and not bare:
+        return _rebuild_hooked(layer)
     if _keras.is_plain_graph(layer):
         # Keras compiles the copy from a serialized config: a local loss raises, iterations start anew.
-        with _keras.uncompiled(layer):
-            return keras.models.clone_model(layer, clone_function=clone)
-    copy = _from_config(layer)
+        return keras.models.clone_model(_keras.uncompiled(layer), clone_function=clone)
+    copy = _from_config(bare_view(layer, {}))
     if isinstance(layer, keras.Model) and layer.built and not copy.built:
         copy.build_from_config(layer.get_build_config())
         copy.built = True  # as Keras says of what it loads
     return copy
 
 
-def _rebuild_hooked(layer: keras.Layer, known: dict[int, keras.Layer]) -> keras.Layer:
+def _rebuild_hooked(layer: keras.Layer) -> keras.Layer:
     hooks = {position: (path, copies_of(own)) for position, (path, own) in hooks_in(layer).items()}
     count = len(places(layer))
-    copy = _rebuild(_view(layer, {}), known)
-    found = [_bare_classes(one) for one in (layer, copy)]
-    if len(places(copy)) == count and found[0] != found[1]:
-        raise _changed(layer, str(len(found[1]) - 1), len(found[0]) - 1)
+    copy = _rebuild(layer, {}, bare=True)
+    if len(places(copy)) == count:  # if not, it may be to make some when it is called
+        _check_alike(layer, copy, _bare_classes)
     put_hooks(copy, count, hooks)
     return copy
 
 
-def _view(value: Any, views: dict[int, keras.Layer]) -> Any:
-    """Return `value` as it is without hooks, for the `get_config` of an author who knows nothing of them.
-
-    The layers in it are not touched, as `without_hooks` would: another thread may call them.
-    """
-    if isinstance(value, Wrapper):
-        return _view(value.layer, views)
-    if isinstance(value, keras.Layer):
-        return views[id(value)] if id(value) in views else _view_of_layer(value, views)
-    if isinstance(value, dict):
-        return {key: _view(item, views) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_view(item, views) for item in value]
-    if isinstance(value, tuple):
-        items = [_view(item, views) for item in value]
-        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    return {_view(item, views) for item in value} if isinstance(value, set) else value
-
-
-def _view_of_layer(layer: keras.Layer, views: dict[int, keras.Layer]) -> keras.Layer:
-    if _keras.is_plain_graph(layer) and any(isinstance(inner, Wrapper) for inner in _keras.all_sublayers(layer)):
-        copies: dict[int, keras.Layer] = {}
-
-        def clone(inner: keras.Layer) -> keras.Layer:
-            bare = _view(inner, views)
-            if id(bare) not in copies:
-                copies[id(bare)] = _rebuild(bare, {})
-            return copies[id(bare)]
-
-        with _keras.uncompiled(layer):
-            views[id(layer)] = keras.models.clone_model(layer, clone_function=clone)
-    elif isinstance(layer, Hooked):
-        view = views[id(layer)] = object.__new__(plain_class(layer))
-        vars(view).update({name: _view(item, views) for name, item in vars(layer).items()})
-    else:
-        views[id(layer)] = layer
-    return views[id(layer)]
-
-
-def _check_alike(layer: keras.Layer, copy: keras.Layer) -> None:
+def _check_alike(
+    layer: keras.Layer, copy: keras.Layer, classes_in: Callable[[keras.Layer], list[type[keras.Layer]]]
+) -> None:
     """Raise unless the copy holds as many layers, of the same classes."""
-    classes = [[type(inner) for inner in _without_inputs(_keras.flattened(one))] for one in (layer, copy)]
-    if classes[0] != classes[1]:
-        held, rebuilt = (len(found) - 1 for found in classes)
-        raise _changed(layer, str(rebuilt), held)
+    held, rebuilt = classes_in(layer), classes_in(copy)
+    if held != rebuilt:
+        raise _changed(layer, str(len(rebuilt) - 1), len(held) - 1)
+
+
+def _classes(layer: keras.Layer) -> list[type[keras.Layer]]:
+    return [type(inner) for inner in _without_inputs(_keras.flattened(layer))]
 
 
 def _bare_classes(layer: keras.Layer) -> list[type[keras.Layer]]:
-    layers = _without_inputs(_keras.flattened(layer))
-    return [plain_class(inner) for inner in layers if not isinstance(inner, Wrapper | Hook)]
+    """Return the classes without hooks, and without what hooks hold."""
+    return [plain_class(inner) for inner in (layer, *(place.layer for place in places(layer)))]
 
 
 def _without_inputs(layers: Iterable[keras.Layer]) -> Iterator[keras.Layer]:

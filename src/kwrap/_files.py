@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import stat
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from kwrap.errors import KwrapError, SaveError
 __all__ = ["save_model"]
 
 _FORMATS = (".keras", ".h5", ".hdf5")
-# One at a time: hooks inside composites are taken out for the moment in which the config is made.
-_saving = threading.RLock()
 
 
 def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
@@ -43,8 +40,7 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     beside = target.with_name(f".{stem}.{secrets.token_hex(6)}{target.suffix}")
     try:
         _create(beside, like=target)
-        with _saving:
-            keras.saving.save_model(model, beside)
+        keras.saving.save_model(model, beside)
         _bring_to_disk(beside)
         os.replace(beside, target)
     except BaseException as error:

@@ -39,7 +39,7 @@ _CALL_ARGUMENTS = ("training", "mask")
 
 
 @_keras.checkpointing(lambda hook: hook._named_state())
-class Hook(keras.layers.Layer):
+class Hook(_keras.PartsSkipped, keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
 
     A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked, and its variables
@@ -73,7 +73,6 @@ class Hook(keras.layers.Layer):
     _layer: weakref.ref[keras.Layer] | None
     _place: str | None
     _states: dict[tuple[str, str], keras.Variable]
-    _lacks_nested: bool
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -113,7 +112,6 @@ class Hook(keras.layers.Layer):
             _layer=None,
             _place=None,
             _states={},
-            _lacks_nested=False,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -326,9 +324,10 @@ class Hook(keras.layers.Layer):
         values = read_state(self.name, self.path, own, store)
         missing = [name for name in own if name not in values]
         nested = self._nested_state(own)
-        self.__dict__.update(_loaded=values, _lacks_nested=bool(nested) and _keras.is_absent(store))
-        if self._lacks_nested:
+        self.__dict__["_loaded"] = values
+        if nested and _keras.is_absent(store):
             missing += nested
+            self.skip_parts()
         # On no layer yet, as in a Wrapper that was saved unbuilt, it has no state that could have been loaded.
         self.initialized = not missing and (self.initialized or self._layer is not None)
         if not missing:
@@ -342,14 +341,6 @@ class Hook(keras.layers.Layer):
             # of the layer and of what it holds come before its hooks' state, as the Wrapper lists them to Keras.
             self._initialize(self)
         warn_once(self.name, self.path, missing, store)
-
-    def __dir__(self) -> Iterable[str]:
-        """List the attributes; to Keras, which looks for what a file has for them, none where it has nothing."""
-        if not self.__dict__.get("_lacks_nested"):
-            names: Iterable[str] = super().__dir__()
-            return names
-        self.__dict__["_lacks_nested"] = False  # Keras asks once a file, right after `load_own_variables`
-        return ()
 
     def restore_loaded(self) -> None:
         """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""

@@ -10,6 +10,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, final
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from kwrap._keras import unconverted
 from kwrap.errors import KernelError
 
 __all__ = ["Cost", "Kernel", "kernel"]
@@ -55,7 +56,8 @@ class Kernel(Generic[P, R]):
     """
 
     def __init__(self, function: Callable[P, R]) -> None:
-        functools.update_wrapper(self, function)
+        # Marked for AutoGraph, which would convert what is around the trace in each tf.function of a user's own.
+        functools.update_wrapper(self, unconverted(function))
         self.name = function.__name__
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()

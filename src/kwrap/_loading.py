@@ -70,6 +70,23 @@ def load_model(
         OversizedFileError: it declares more than `max_size`.
         UnreadableFileError: it is no saved model, or a damaged one, or Keras cannot rebuild the model (`__cause__`).
     """
+    file = _checked_path(path, missing)
+    with _blaming(file), _opened(path) as opened:
+        contents = read_contents(path, max_size) if opened is None else read_open(opened, max_size)
+        absent = _absent(hooks_of(contents.configs), file, missing)
+        _check_names(contents, file, custom_objects, safe_mode, skip={id(hook.record) for hook in absent})
+        with _standing_in(file, absent), _keras.variables_measured(_Measure(file, contents.limit)):
+            model = _load(path, opened, contents, custom_objects, compile, safe_mode)
+        if absent:
+            _take_off_stand_ins(model)
+    if absent:
+        dropped = [(hook.name, hook.path, hook.without_it) for hook in absent]
+        warnings.warn(DroppedHooksWarning(file, dropped), stacklevel=2)
+    return model
+
+
+def _checked_path(path: str | os.PathLike[str], missing: str) -> str:
+    """Return the path as errors show it."""
     if missing not in ("error", "drop"):
         raise OptionValueError("load_model", "missing", missing, "is not 'error' or 'drop'")
     if not isinstance(path, str | os.PathLike):
@@ -77,22 +94,7 @@ def load_model(
     file = str(path)
     if "://" in file:
         raise UnreadableFileError(file, "it is not on this machine", "Download it, and load the copy.")
-    with _blaming(file), _opened(path) as opened:
-        contents = read_contents(path, max_size) if opened is None else read_open(opened, max_size)
-        absent = _absent(hooks_of(contents.configs))
-        if absent and missing == "error":
-            errors = [error for _, error in absent]
-            raise MissingPluginsError(file, errors, [name for error in errors if (name := to_install(error))])
-        skip = {id(hook.record) for hook, _ in absent}
-        _check_names(contents, file, custom_objects, safe_mode, skip)
-        with _standing_in(file, absent), _keras.variables_measured(_Measure(file, contents.limit)):
-            model = _load(path, opened, contents, custom_objects, compile, safe_mode)
-        if absent:
-            _take_off_stand_ins(model)
-    if absent:
-        dropped = [(hook.name, hook.path, hook.without_it) for hook, _ in absent]
-        warnings.warn(DroppedHooksWarning(file, dropped), stacklevel=2)
-    return model
+    return file
 
 
 @contextmanager
@@ -106,12 +108,12 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO | None]:
 
 
 @contextmanager
-def _standing_in(file: str, absent: Sequence[tuple[SavedHook, MissingPluginError]]) -> Iterator[None]:
+def _standing_in(file: str, absent: Sequence[SavedHook]) -> Iterator[None]:
     """Let stand-ins be made for the absent hooks that were found, and for none besides; without any, for none."""
     if not absent:
         yield
         return
-    expected = {(hook.hook, hook.plugin) for hook, _ in absent}
+    expected = {(hook.hook, hook.plugin) for hook in absent}
 
     def expected_stand_in(saved: Mapping[str, Any], path: str) -> Hook:
         if (saved["hook"], saved["plugin"]) not in expected:
@@ -122,7 +124,7 @@ def _standing_in(file: str, absent: Sequence[tuple[SavedHook, MissingPluginError
         try:
             yield
         except Exception as error:
-            changing = [f"{hook.name!r} at {hook.path!r}" for hook, _ in absent if hook.changes_output]
+            changing = [f"{hook.name!r} at {hook.path!r}" for hook in absent if hook.changes_output]
             if not changing or _own_error(error) is not None:
                 raise
             problem = f"{_told(error)}. Without {', '.join(changing[:12])} the shapes of outputs are others"
@@ -170,14 +172,21 @@ def _own_error(error: BaseException | None) -> KwrapError | None:
     return None
 
 
-def _absent(hooks: Sequence[SavedHook]) -> list[tuple[SavedHook, MissingPluginError]]:
-    """Return those of a file's hooks that cannot be had; if there are any hooks, the plugins are loaded."""
-    absent = []
+def _absent(hooks: Sequence[SavedHook], file: str, missing: str) -> list[SavedHook]:
+    """Return those of a file's hooks that cannot be had; raise for them if they are not to be dropped.
+
+    If there are any hooks, the plugins are loaded.
+    """
+    absent: list[SavedHook] = []
+    errors: list[MissingPluginError] = []
     for hook in hooks:
         try:
             resolve_saved(hook.hook, hook.plugin, hook.path, hook.plugin_version)
         except MissingPluginError as error:
-            absent.append((hook, error))
+            absent.append(hook)
+            errors.append(error)
+    if errors and missing == "error":
+        raise MissingPluginsError(file, errors, [name for error in errors if (name := to_install(error))])
     return absent
 
 

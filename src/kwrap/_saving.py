@@ -1,8 +1,7 @@
 """Hooks that no config of Keras reaches, inside composite layers and subclassed models: saved by their position."""
 
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +14,7 @@ from kwrap._surgery import replace_layers
 from kwrap._wrapper import Wrapper
 from kwrap.errors import KwrapError, SavedHooksError
 
-__all__ = ["Hooked", "follow_classes", "hooks_in", "plain_class", "put_hooks", "set_classes", "without_hooks"]
+__all__ = ["Hooked", "bare_view", "follow_classes", "hooks_in", "plain_class", "put_hooks", "set_classes"]
 
 # Where kwrap is not imported, Keras' error shows the config from its beginning.
 _NEEDS = "kwrap: import it before loading"
@@ -66,8 +65,7 @@ class Hooked:
             {"position": position, "path": path, "hooks": [record(hook) for hook in hooks]}
             for position, (path, hooks) in hooks_in(self).items()
         ]
-        with without_hooks(self):
-            layer = keras.saving.serialize_keras_object(self)
+        layer = _keras.serialized(bare_view(self, _keras.kept_while_saving()))
         # Compiled when the hooks are on: the optimizer has slots for their variables, too.
         layer.pop("compile_config", None)
         return {"needs": _NEEDS, "format": FORMAT, "layer": layer, "count": len(places(self)), "hooks": hooks}
@@ -108,6 +106,52 @@ def hooks_in(layer: keras.Layer) -> Hooks:
         for position, place in enumerate(places(layer))
         if place.wrapper is not None
     }
+
+
+def bare_view(value: Any, views: dict[int, keras.Layer]) -> Any:
+    """Return `value` as it is without hooks, for the `get_config` of an author who knows nothing of them.
+
+    Nothing in it is touched: other threads may call it, or save it. `views` are those of layers by their ids, made so
+    far; while these live, a layer in two places has one view.
+    """
+    if isinstance(value, Wrapper):
+        return bare_view(value.layer, views)
+    if isinstance(value, keras.Layer):
+        return views[id(value)] if id(value) in views else _view_of_layer(value, views)
+    if isinstance(value, dict):
+        return {key: bare_view(item, views) for key, item in value.items()}
+    if isinstance(value, list):
+        return [bare_view(item, views) for item in value]
+    if isinstance(value, tuple):
+        items = [bare_view(item, views) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return {bare_view(item, views) for item in value} if isinstance(value, set) else value
+
+
+def _view_of_layer(layer: keras.Layer, views: dict[int, keras.Layer]) -> keras.Layer:
+    is_graph = _keras.is_plain_graph(layer)
+    if not isinstance(layer, Hooked) and not (is_graph and _has_hooks_inside(layer, {})):
+        views[id(layer)] = layer
+        return layer
+    plain: Any = plain_class(layer)
+    view = views[id(layer)] = object.__new__(plain)
+    vars(view).update({name: bare_view(item, views) for name, item in vars(layer).items()})
+    if is_graph:
+        # Not of the view: the nodes of the graph know the layers that are called.
+        vars(view)["get_config"] = lambda: _bare_config(plain.get_config(layer))
+    return view
+
+
+def _bare_config(config: Any) -> Any:
+    """Return the config of a graph, with those of its layers in the place of their Wrappers'."""
+    if isinstance(config, list | tuple):
+        return type(config)(map(_bare_config, config))
+    if not isinstance(config, dict):
+        return config
+    bare, place = config, {key: config[key] for key in ("name", "inbound_nodes") if key in config}
+    while bare.get("registered_name", bare.get("class_name")) in ("kwrap>Wrapper", "kwrap>Hooked"):
+        bare = bare["config"]["layer"]
+    return {key: _bare_config(value) for key, value in {**bare, **place}.items()}
 
 
 def put_hooks(layer: keras.Layer, count: int, hooks: Hooks) -> None:
@@ -158,21 +202,6 @@ def _put(layer: keras.Layer, count: int, hooks: Hooks) -> None:
         if wrapper.layer.built:
             wrapper.make_ready()  # Keras builds the optimizer next: what hooks freeze has no slots in it
     follow_classes([layer, *_keras.all_sublayers(layer)])
-
-
-@contextmanager
-def without_hooks(layer: keras.Layer) -> Iterator[None]:
-    """Take the Wrappers out of `layer` for the moment; they and the weights stay as they are."""
-    wrapped = [place for place in places(layer) if place.wrapper is not None]
-    holders = [holder for place in wrapped for holder in place.holders]
-    parts = [layer, *_keras.all_sublayers(layer)]
-    try:
-        replace_layers(holders, [(place.held, place.layer) for place in wrapped])
-        follow_classes(parts)
-        yield
-    finally:
-        replace_layers(holders, [(place.layer, place.held) for place in wrapped])
-        follow_classes(parts)
 
 
 def follow_classes(layers: Iterable[keras.Layer]) -> None:

@@ -1,6 +1,7 @@
 """What the commands share: bad input as one line with exit code 2, `--debug`, and options that several have."""
 
 import importlib
+import logging
 import os
 import re
 import sys
@@ -8,7 +9,8 @@ import tempfile
 import textwrap
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +41,8 @@ __all__ = [
 _BOLD = re.compile(r"\x1b\[[01]m")
 # An array as NumPy and TensorFlow print it, past a few numbers.
 _VALUES = re.compile(r"\[[-+.,\deinaf\s\[\]]{40,}\]")
+# Of an `.h5` file's model: that it is not compiled, or has no metrics before it is evaluated.
+_UNASKED = ("No training configuration found", "the compiled metrics have yet to be built")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -77,7 +81,30 @@ class ModelCommand(Command):
     def invoke(self, ctx: click.Context) -> Any:
         """Import kwrap, then run the command."""
         import_kwrap()
-        return super().invoke(ctx)
+        with _logged_as_warnings("absl"):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _logged_as_warnings(name: str) -> Iterator[None]:
+    """Print what a logger says as our warnings are: Keras logs some of its own, past `warnings` and `sys.stderr`."""
+    logger, lines = logging.getLogger(name), _WarningLines(logging.WARNING)
+    propagate, logger.propagate = logger.propagate, False
+    handlers, logger.handlers = logger.handlers, [lines]
+    try:
+        yield
+    finally:
+        logger.propagate, logger.handlers = propagate, handlers
+
+
+class _WarningLines(logging.Handler):
+    """Prints records as `print_warning` does, but for those on what no command asks of a model."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        said = record.getMessage()
+        if not any(unasked in said for unasked in _UNASKED):
+            print_warning(said)
 
 
 def import_kwrap() -> None:

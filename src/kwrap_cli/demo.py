@@ -10,7 +10,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from kwrap_cli._command import ModelCommand
+from kwrap_cli._command import ModelCommand, as_json
+from kwrap_cli._output import print_result
 
 if TYPE_CHECKING:
     import keras
@@ -31,18 +32,23 @@ NEEDED = "the extra kwrap[demo]; in a clone: pip install '.[demo]' plugins/kwrap
     type=click.IntRange(0, 2**32 - 1),
     help="Seed of the split, the weights and the noise.",
 )
-def demo(seed: int) -> None:
+@as_json
+def demo(seed: int, as_json: bool) -> None:
     """Train a small network on scikit-learn's digits, wrap a copy, fine-tune it, save, load and unwrap it.
 
     Exits with 1 if a claim does not hold: the loaded model differs from the saved one, the unwrapped from the wrapped,
     or a pruned kernel is not at its sparsity; and with 1 if a package that it needs is missing.
     """
-    console = Console()
+    console = Console(quiet=as_json)
     console.print("[bold]Importing TensorFlow, Keras and kwrap")
     try:
-        failures = _Demo(console, seed, _Digits.load(seed)).run()
+        done = _Demo(console, seed, _Digits.load(seed))
+        done.run()
     except ModuleNotFoundError as error:
         raise click.ClickException(f"the demo needs {error.name!r}, which is not installed: {NEEDED}") from error
+    if as_json:
+        print_result("", {"seed": seed, "steps": done.steps, "claims": done.claims}, as_json=True)
+    failures = [each["claim"] for each in done.claims if not each["holds"]]
     for failure in failures:
         console.print(f"[bold red]does not hold: {failure}")
     if failures:
@@ -70,16 +76,16 @@ class _Digits:
 
 @dataclass
 class _Demo:
-    """The main job, step by step; `failures` gathers the claims that did not hold."""
+    """The main job; gathers what each step came to, and whether each claim holds."""
 
     console: Console
     seed: int
     digits: _Digits
-    failures: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
-    def run(self) -> list[str]:
-        """Do the main job; return the claims that did not hold."""
+    def run(self) -> None:
+        """Do the main job."""
         import keras
 
         import kwrap
@@ -109,8 +115,7 @@ class _Demo:
         self._claim("the unwrapped model predicts as the wrapped one", self._equal(unwrapped, wrapped))
         self._claim("no hook is left", not kwrap.find_hooks(unwrapped))
         self._check_sparsity(unwrapped)
-        self._print_rows()
-        return self.failures
+        self._print_steps()
 
     def _train(self) -> "keras.Model":
         import keras
@@ -152,7 +157,7 @@ class _Demo:
         ]
 
     def _fit(self, model: "keras.Model", epochs: int) -> None:
-        shown = 1 if self.console.is_terminal else 2
+        shown = 0 if self.console.quiet else 1 if self.console.is_terminal else 2
         model.fit(*self.digits.train, batch_size=BATCH_SIZE, epochs=epochs, verbose=shown)
 
     def _predict(self, model: "keras.Model") -> Any:
@@ -177,23 +182,24 @@ class _Demo:
             self._claim(claim, zeros == round(sparsity * kernel.size))
 
     def _claim(self, claim: str, holds: bool) -> None:
+        self.claims.append({"claim": claim, "holds": bool(holds)})
         if holds:
             self.console.print(f"[green]holds:[/green] {claim}")
-        else:
-            self.failures.append(claim)
 
     def _note(self, step: str, model: "keras.Model") -> None:
         accuracy = np.mean(np.argmax(self._predict(model), axis=-1) == self.digits.test[1])
-        non_zero = [str(np.count_nonzero(model.get_layer(name).kernel)) for name in (*SPARSITY, "logits")]
-        self.rows.append([step, f"{accuracy:.3f}", *non_zero, f"{_compressed_size(model) / 1000:.1f}"])
+        non_zero = {name: int(np.count_nonzero(model.get_layer(name).kernel)) for name in (*SPARSITY, "logits")}
+        size = _compressed_size(model)
+        self.steps.append({"step": step, "accuracy": float(accuracy), "non_zero": non_zero, "compressed": size})
 
-    def _print_rows(self) -> None:
+    def _print_steps(self) -> None:
         self.console.rule("what each step did")
         table = Table("step", "accuracy", caption="columns of layers: non-zero weights of the kernel")
         for column in (*SPARSITY, "logits", "weights, compressed (kB)"):
             table.add_column(column, justify="right")
-        for row in self.rows:
-            table.add_row(*row)
+        for step in self.steps:
+            size = f"{step['compressed'] / 1000:.1f}"
+            table.add_row(step["step"], f"{step['accuracy']:.3f}", *map(str, step["non_zero"].values()), size)
         self.console.print(table)
 
 

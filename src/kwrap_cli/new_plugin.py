@@ -1,13 +1,16 @@
 """`kwrap new-plugin`: a package with a hook, its tests and what else a plugin needs, from a template."""
 
+import ast
 import datetime
 import json
 import keyword
 import os
 import re
 import tempfile
+from contextlib import suppress
 from importlib.metadata import entry_points, version
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
@@ -86,10 +89,49 @@ def _checked(name: str) -> str:
             raise BadInput(f"{name!r} cannot be a plugin's name: {what} is a keyword of Python.")
     if words in _RESERVED:
         raise BadInput(f"{name!r} cannot be a plugin's name: kwrap has {_RESERVED[words]} of that name itself.")
-    for taken in entry_points(group="kwrap", name=words):
-        owner = f" (of {taken.dist.name} {taken.dist.version})" if taken.dist else ""
-        raise BadInput(f"{name!r} is the name of a plugin that is installed{owner}: choose another name.")
+    for plugin in entry_points(group="kwrap"):
+        owner = f" (of {plugin.dist.name} {plugin.dist.version})" if plugin.dist else ""
+        if plugin.name == words:
+            raise BadInput(f"{name!r} is the name of a plugin that is installed{owner}: choose another name.")
+        if words in _hooks_in(plugin.module.partition(".")[0]):
+            raise BadInput(f"{name!r} is the name of a hook of plugin {plugin.name!r}{owner}: choose another name.")
     return words
+
+
+def _hooks_in(package: str) -> set[str]:
+    """Return the names of the hooks that an installed package defines, as far as its source tells.
+
+    It is not imported: that would import TensorFlow.
+    """
+    found = set[str]()
+    for path in _sources(package):
+        with suppress(OSError, SyntaxError, ValueError):
+            found |= {name for node in ast.walk(ast.parse(path.read_bytes())) if (name := _hook_name(node))}
+    return found
+
+
+def _sources(package: str) -> list[Path]:
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return []
+    folders = (spec and spec.submodule_search_locations) or ()
+    return [path for folder in folders for path in Path(folder).rglob("*.py")]
+
+
+def _hook_name(node: ast.AST) -> str | None:
+    """Return the name of the hook that a definition under `@kwrap.hook(...)` makes; None for all else."""
+    if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+        return None
+    for decorator in node.decorator_list:
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) in ("hook", "kwrap.hook"):
+            names = [each.value for each in decorator.keywords if each.arg == "name"]
+            return str(ast.literal_eval(names[0])) if names else _snake_case(node.name)
+    return None
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def _write(folder: Path, values: dict[str, str]) -> None:

@@ -124,9 +124,15 @@ def _read_archive(archive: zipfile.ZipFile, file: BinaryIO, size: int, limit: in
     if WEIGHTS not in names:
         raise BadFileError(_NO_WEIGHTS)
     with _opened(archive, archive.getinfo(WEIGHTS), file) as weights:
-        declared = max(declared, h5_size(weights, limit)[0])
+        return _contents("keras", texts, weights, size, declared, limit)
+
+
+def _contents(
+    kind: Literal["keras", "folder"], texts: Mapping[str, str], weights: BinaryIO, size: int, declared: int, limit: int
+) -> Contents:
+    declared = max(declared, h5_size(weights, limit)[0])
     config, metadata = _parsed(texts[CONFIG], CONFIG), _parsed(texts.get(METADATA, "{}"), METADATA)
-    return Contents(kind="keras", config=config, metadata=metadata, size=size, declared=declared, limit=limit)
+    return Contents(kind=kind, config=config, metadata=metadata, size=size, declared=declared, limit=limit)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -220,14 +226,14 @@ def _read_folder(folder: Path, max_size: int | None) -> Contents:
     if other := next((path for path in folder.rglob("*") if not path.is_dir() and not path.is_file()), None):
         raise BadFileError(f"{other.name!r} in it is no regular file")
     size = sum(path.stat().st_size for path in files)
-    limit, declared = _limit(size, max_size), size
-    texts = {path.name: _file_text(path, _config_limit(max_size)) for path in files if path.name in (CONFIG, METADATA)}
+    limit = _limit(size, max_size)
+    # Not one of that name in a folder inside, which Keras does not read.
+    found = [folder / name for name in (CONFIG, METADATA) if folder / name in files]
+    texts = {path.name: _file_text(path, _config_limit(max_size)) for path in found}
     if folder / WEIGHTS not in files:
         raise BadFileError(_NO_WEIGHTS)
     with (folder / WEIGHTS).open("rb") as weights:
-        declared = max(declared, h5_size(weights, limit)[0])
-    config, metadata = _parsed(texts[CONFIG], CONFIG), _parsed(texts.get(METADATA, "{}"), METADATA)
-    return Contents(kind="folder", config=config, metadata=metadata, size=size, declared=declared, limit=limit)
+        return _contents("folder", texts, weights, size, size, limit)
 
 
 def _file_text(path: Path, limit: int) -> str:

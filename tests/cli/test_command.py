@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import absl.logging
 import click
 import keras
 import pytest
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 
 import kwrap
 from kwrap_cli import _command
-from kwrap_cli._command import BadInput, Command, import_kwrap
+from kwrap_cli._command import BadInput, Command, ModelCommand, import_kwrap
 
 ON_A_FILE = [
     ("show",),
@@ -202,6 +203,26 @@ def test_a_warning_is_one_line_on_stderr():
 
     result = invoke(run)
     assert (result.stdout, result.stderr) == ("", "Warning: plugin 'late' is broken\n")
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_h5_file_is_read_without_the_lines_that_keras_logs(run, models: Path, caplog, compiled):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)], name="old")
+    if compiled:
+        model.compile("adam", keras.losses.MeanSquaredError(), metrics=["mae"])
+    model.save(models / "keras.h5")
+    caplog.clear()
+    result = run("show", "keras.h5", "--json")
+    assert json.loads(result.stdout)["model"] == "old"
+    assert (result.stderr, caplog.records) == ("", [])
+
+
+def test_what_keras_logs_otherwise_is_a_warning_of_one_line(caplog):
+    command = ModelCommand("test", callback=lambda: absl.logging.warning("on\ntwo %s", "lines"))
+    assert CliRunner().invoke(command).stderr == "Warning: on two lines\n"
+    assert caplog.records == []
+    absl.logging.warning("as before")
+    assert [record.message for record in caplog.records] == ["as before"]
 
 
 def test_what_is_written_while_kwrap_is_imported_is_shown_only_if_that_fails(monkeypatch, capfd):

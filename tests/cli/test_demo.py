@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pytest
@@ -11,8 +12,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "EPOCHS", 1)
 
 
-def run() -> Result:
-    return CliRunner().invoke(main, ["demo"], catch_exceptions=False)
+def run(*options: str) -> Result:
+    return CliRunner().invoke(main, ["demo", *options], catch_exceptions=False)
 
 
 def test_it_shows_plan_steps_and_sizes_and_every_claim_holds(short: None) -> None:
@@ -21,6 +22,18 @@ def test_it_shows_plan_steps_and_sizes_and_every_claim_holds(short: None) -> Non
     for shown in ("+prune > +weight_noise > +noise", "fine-tuned", "unwrapped", "7373 of 8192 weights are zero"):
         assert shown in result.output
     assert "does not hold" not in result.output
+
+
+def test_as_json_it_prints_the_steps_and_claims_and_nothing_else(short: None) -> None:
+    result = run("--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["seed"] == 0
+    assert [step["step"] for step in found["steps"]] == ["trained", "wrapped copy", "fine-tuned", "loaded", "unwrapped"]
+    assert found["steps"][-1]["non_zero"]["hidden"] == 819  # a tenth of 8192
+    assert all(0 < step["accuracy"] <= 1 and step["compressed"] > 1000 for step in found["steps"])
+    assert len(found["claims"]) == 7
+    assert all(each["holds"] is True for each in found["claims"])
 
 
 def test_it_exits_with_1_and_names_the_claim_that_does_not_hold(short: None, monkeypatch: pytest.MonkeyPatch) -> None:

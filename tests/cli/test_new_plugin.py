@@ -122,6 +122,7 @@ def test_the_wheel_of_kwrap_holds_every_file_of_the_template() -> None:
         ("files", "kwrap has a package of that name itself"),
         ("keras", "kwrap has a plugin of that name itself"),
         ("prune", "is the name of a plugin that is installed (of kwrap-prune "),
+        ("weight-noise", "'weight-noise' is the name of a hook of plugin 'noise' (of kwrap-noise "),
     ],
 )
 def test_a_name_that_a_plugin_cannot_have_is_refused_with_the_reason(folder: Path, name: str, said: str) -> None:

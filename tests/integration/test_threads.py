@@ -1,5 +1,7 @@
 """Several threads that use one wrapped model: a thousand calls, and clones meanwhile."""
 
+import functools
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,12 +11,14 @@ import numpy as np
 import pytest
 
 import kwrap
+from kwrap_files import hooks_of, read_contents
 from kwrap_prune import Prune
 
 from .. import composites
 from ..specimens import Mask, Times, same, values
 
 ROUNDS = 1000
+SAVES = 34
 INPUTS = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
 
 
@@ -37,6 +41,13 @@ def composite() -> keras.Model:
     """Return a model whose hooks no config of Keras reaches: in attention, a list, and a graph inside a composite."""
     inputs = keras.Input((5, 4))
     model = keras.Model(inputs, composites.Block(name="block")(inputs))
+    return kwrap.wrap_model(model, Times(factor=0.5))
+
+
+def small_composite() -> keras.Model:
+    """Return one that is called faster: a graph and a layer in a composite."""
+    inner = [keras.Sequential([keras.layers.Dense(4, name="inner")], name="line"), keras.layers.Dense(4, name="right")]
+    model = keras.Sequential([keras.Input((5, 4)), composites.Pair(inner, name="pair")])
     return kwrap.wrap_model(model, Times(factor=0.5))
 
 
@@ -92,8 +103,8 @@ def test_calls_leave_nothing_on_a_hook_but_what_its_author_keeps():
     assert set().union(*changed) <= {"_call_context_args", "_losses", "_losses_override"}
 
 
-@pytest.mark.parametrize(("make", "calls"), [(network, ROUNDS), (composite, ROUNDS // 4)])
-def test_one_thread_clones_the_model_while_another_predicts_with_it(make, calls):
+@pytest.mark.parametrize("make", [network, small_composite])
+def test_one_thread_clones_the_model_while_another_predicts_with_it(make):
     model = make()
     model.compile("adam", "mse")
     inputs = INPUTS if make is network else composites.inputs()
@@ -104,7 +115,7 @@ def test_one_thread_clones_the_model_while_another_predicts_with_it(make, calls)
 
     def predict() -> int:
         wrong = 0
-        while rounds["calls"] < calls or rounds["clones"] < 3:
+        while rounds["calls"] < ROUNDS or rounds["clones"] < 3:
             wrong += not same(model(inputs), expected)
             if rounds["calls"] % 50 == 0:
                 wrong += not same(model.predict(inputs, verbose=0), predicted)
@@ -121,6 +132,46 @@ def test_one_thread_clones_the_model_while_another_predicts_with_it(make, calls)
 
     assert together([predict, clone]) == [0, 0]
     assert same(values(model.weights), weights)
+
+
+def test_threads_that_save_one_model_lose_nothing_and_others_call_and_clone_it_meanwhile(tmp_path):
+    model = composite()
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    inputs = composites.inputs()
+    expected, paths = np.asarray(model(inputs)), [path for path, _ in kwrap.find_hooks(model)]
+    doors = [model.save, model.save, lambda file: kwrap.save_model(model, file)]
+    saving = [True] * len(doors)
+
+    def save(place: int) -> int:
+        whole = 0
+        try:
+            for turn in range(SAVES):
+                file = tmp_path / f"{place}_{turn % 2}.keras"
+                doors[place](file)
+                config = read_contents(file).config
+                whole += [hook.path for hook in hooks_of(config)] == paths and "compile_config" in config
+        finally:
+            saving[place] = False
+        return whole
+
+    def use(function: Callable[[keras.Model], keras.Model]) -> int:
+        wrong = 0
+        while any(saving):
+            wrong += not same(function(model)(inputs), expected)
+        return wrong
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        works = [*(functools.partial(save, place) for place in range(3)), lambda: use(lambda model: model)]
+        assert together([*works, lambda: use(kwrap.clone_model)]) == [SAVES, SAVES, SAVES, 0, 0]
+    finally:
+        sys.setswitchinterval(interval)
+    for file in tmp_path.iterdir():
+        loaded = keras.models.load_model(file)
+        assert same(loaded(inputs), expected)
+        assert [path for path, _ in kwrap.find_hooks(loaded)] == paths
 
 
 def test_two_threads_collect_from_one_model_each_what_it_calls():

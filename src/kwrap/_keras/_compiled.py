@@ -1,8 +1,7 @@
 """What kwrap touches of a compiled model, and of its optimizer."""
 
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -199,14 +198,14 @@ def _chosen_as_before(multi: keras.optimizers.MultiOptimizer) -> Callable[[keras
     return lambda variable: chosen[id(variable)] if id(variable) in chosen else choose(variable)
 
 
-@contextmanager
-def uncompiled(model: keras.Model) -> Iterator[None]:
-    """Let `model` look uncompiled for the moment."""
-    compiled, model.compiled = model.compiled, False
-    try:
-        yield
-    finally:
-        model.compiled = compiled
+def uncompiled(model: keras.Model) -> keras.Model:
+    """Return what shares all with `model`, and is not compiled, for `keras.models.clone_model`.
+
+    The flag of the model itself stays: another thread may save it.
+    """
+    view: keras.Model = object.__new__(type(model))
+    vars(view).update(vars(model), compiled=False)
+    return view
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:

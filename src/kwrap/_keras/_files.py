@@ -1,7 +1,7 @@
 """What kwrap touches of how Keras loads a file, and of what it keeps for a process meanwhile."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
@@ -12,7 +12,7 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
-__all__ = ["is_absent", "load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
+__all__ = ["PartsSkipped", "is_absent", "load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
 
 
 def load_archive(
@@ -38,6 +38,21 @@ def is_absent(store: Any) -> bool:
     """
     path = getattr(store, "_h5_entry_path", "")
     return bool(path) and not store.has_path(path)
+
+
+class PartsSkipped:
+    """A layer that can have Keras load nothing of a file into what the layer holds: the file has nothing for it.
+
+    Keras goes by `dir(layer)`, once a file, right after `load_own_variables`.
+    """
+
+    def skip_parts(self) -> None:
+        """Have Keras skip them, for the file that it is loading."""
+        self.__dict__["_skips_parts"] = True
+
+    def __dir__(self) -> Iterable[str]:
+        """List the attributes; none, the one time that Keras is to find nothing."""
+        return () if self.__dict__.pop("_skips_parts", False) else super().__dir__()
 
 
 def name_counters_restorer() -> Callable[[], None]:

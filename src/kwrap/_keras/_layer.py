@@ -32,6 +32,7 @@ __all__ = [
     "in_many_replicas",
     "in_stateless_scope",
     "is_lifted",
+    "kept_while_saving",
     "lift",
     "lift_like",
     "living_layers",
@@ -182,7 +183,7 @@ def current_graph() -> Any:
 
 
 def unconverted(function: _Function) -> _Function:
-    """Keep AutoGraph, of a user's own `tf.function`, out of what runs outside graphs."""
+    """Keep AutoGraph, of a user's own `tf.function`, out of what has no control flow for it."""
     plain: _Function = tf.autograph.experimental.do_not_convert(function)
     return plain
 
@@ -201,6 +202,16 @@ def serialized(layer: keras.Layer) -> dict[str, Any]:
     if get_global_attribute("shared_objects/id_to_config_map") is not None:
         config["shared_object_id"] = id(layer)
     return config
+
+
+def kept_while_saving() -> dict[Any, Any]:
+    """Return a dict that lives as long as the file that this thread is saving is marked; a new one outside of that.
+
+    Keras marks objects by their ids, which those of objects that are no more would take over.
+    """
+    marks = get_global_attribute("shared_objects/id_to_config_map")
+    kept: dict[Any, Any] = {} if marks is None else marks.setdefault("kwrap", {})
+    return kept
 
 
 def checkpointing(parts: Callable[[Any], Mapping[str, Any]]) -> Callable[[type], type]:
