@@ -57,9 +57,7 @@ class SpectralNorm(kwrap.Hook):
             columns = math.prod(target.shape) // max(rows, 1)
             for name, size in (("u", columns), ("v", rows)):
                 # Replicas iterate alike, from the same weights.
-                self.add_state(
-                    target, name, (size,), dtype=wide_dtype(target.dtype), aggregation="only_first_replica"
-                )
+                self.add_state(target, name, (size,), dtype=wide_dtype(target.dtype), aggregation="only_first_replica")
 
     def initialize(self, layer: keras.Layer) -> None:
         """Find the singular vectors of the trained weights, from a fixed start: the same in every process."""
