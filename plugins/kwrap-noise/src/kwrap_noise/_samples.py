@@ -152,7 +152,8 @@ class _Statistics:
     """The mean and the spread of predictions, which are kept only if that is asked for."""
 
     def __init__(self, keep: bool) -> None:
-        self._keep, self._kept, self._count = keep, [], 0
+        self._keep, self._count = keep, 0
+        self._kept: list[list[Any]] = []
 
     def add(self, prediction: Any) -> None:
         """Take a prediction into account, as Welford (1962) does: in float64, and stable."""
