@@ -38,12 +38,12 @@ _BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
 _CALL_ARGUMENTS = ("training", "mask")
 
 
-@_keras.checkpointing(lambda hook: hook._named_state())
+@_keras.checkpointing(lambda hook: {**hook._named_state(), **hook._generator_states()})
 class Hook(_keras.PartsSkipped, keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
 
-    A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked, and its variables
-    saved, by Keras.
+    A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked by Keras. Its
+    variables are saved with the model, and the states of its seed generators, which Keras saves of no layer.
     One instance serves one layer; an instance given to `wrap_model` is copied for each layer by its config. Its options
     are what `__init__` takes: they are captured at construction and fixed from then on.
 
@@ -310,18 +310,23 @@ class Hook(_keras.PartsSkipped, keras.layers.Layer):
         return self.phase == "always" or (self.phase == "training") == bool(training)
 
     def save_own_variables(self, store: Any) -> None:
-        """Save the state by its variables' names: a later version, or other options, may have more of them."""
-        for name, variable in self._named_state().items():
+        """Save the state by its variables' names: a later version, or other options, may have more of them.
+
+        Those of seed generators are among them, so that a run that goes on draws what would have come.
+        """
+        for name, variable in {**self._named_state(), **self._generator_states()}.items():
             store[name] = variable
 
     def load_own_variables(self, store: Any) -> None:
         """Load the state; if the file lacks any of it, as a plain model's does, initialize it again before.
 
+        Seed generators that the file lacks stay as they are.
+
         Raises:
             HookStateError: the file has state that the hook has not, or of another shape.
         """
         own = self._named_state()
-        values = read_state(self.name, self.path, own, store)
+        values = read_state(self.name, self.path, own, self._generator_states(), store)
         missing = [name for name in own if name not in values]
         nested = self._nested_state(own)
         self.__dict__["_loaded"] = values
@@ -344,12 +349,19 @@ class Hook(_keras.PartsSkipped, keras.layers.Layer):
 
     def restore_loaded(self) -> None:
         """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""
-        own = self._named_state()
+        own = {**self._named_state(), **self._generator_states()}
         for name, value in self.__dict__.pop("_loaded", {}).items():
             own[name].assign(value)
 
     def _named_state(self) -> dict[str, keras.Variable]:
         return named([*self._trainable_variables, *self._non_trainable_variables])
+
+    def _generator_states(self) -> dict[str, keras.Variable]:
+        """Return the states of the seed generators, of layers that it holds too, by the names that files have."""
+        weights = {id(variable) for variable in (*self.weights, *self.metrics_variables)}
+        own = self._named_state()
+        states = [variable for variable in self.variables if id(variable) not in weights]
+        return dict([*named([*own.values(), *states]).items()][len(own) :])
 
     def _nested_state(self, own: Mapping[str, keras.Variable]) -> list[str]:
         """Return the names of the variables that are not the hook's own: of layers and metrics that it holds."""

@@ -32,8 +32,14 @@ def named(variables: Sequence[keras.Variable]) -> dict[str, keras.Variable]:
     return found
 
 
-def read_state(hook: str, path: str | None, own: Mapping[str, keras.Variable], store: Any) -> dict[str, Any]:
-    """Return the values that a file has for a hook's `own` variables, by name; nothing is assigned.
+def read_state(
+    hook: str,
+    path: str | None,
+    own: Mapping[str, keras.Variable],
+    generators: Mapping[str, keras.Variable],
+    store: Any,
+) -> dict[str, Any]:
+    """Return the values that a file has for a hook's `own` variables and seed `generators`, by name; assign nothing.
 
     Raises:
         HookStateError: the file has a variable that is not among them, or one of another shape.
@@ -45,12 +51,13 @@ def read_state(hook: str, path: str | None, own: Mapping[str, keras.Variable], s
             raise HookStateError(hook, path, f"{len(keys)} variables where the hook has {len(own)}: {list(own)}")
         values = {name: store[str(place)] for place, name in enumerate(own)}
     else:
-        if unknown := sorted(set(keys) - set(own)):
-            raise HookStateError(hook, path, f"{unknown}, and the hook has {list(own)}")
-        values = {name: store[name] for name in own if name in keys}
+        if unknown := sorted(set(keys) - {*own, *generators}):
+            raise HookStateError(hook, path, f"{unknown}, and the hook has {[*own, *generators]}")
+        values = {name: store[name] for name in (*own, *generators) if name in keys}
     for name, value in values.items():
-        if tuple(value.shape) != tuple(own[name].shape):
-            problem = f"{name!r} of shape {tuple(value.shape)}, and the hook has it of shape {tuple(own[name].shape)}"
+        shape = tuple({**own, **generators}[name].shape)
+        if tuple(value.shape) != shape:
+            problem = f"{name!r} of shape {tuple(value.shape)}, and the hook has it of shape {shape}"
             raise HookStateError(hook, path, problem)
     return values
 

@@ -4,7 +4,10 @@ import pytest
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_noise import Noise, WeightNoise
+from kwrap_noise import DropConnect, DropPath, Noise, WeightNoise
+
+# Each hook with the option that says how much.
+HOOKS = {Noise: 0.5, WeightNoise: 0.5, DropConnect: 0.5, DropPath: 0.5}
 
 
 def wrapped_dense(*hooks: kwrap.Hook, units: int = 4, **options) -> kwrap.Wrapper:
@@ -18,10 +21,10 @@ def noise_of(wrapper: kwrap.Wrapper, x: np.ndarray) -> np.ndarray:
     return np.asarray(wrapper(x, training=True)) - np.asarray(wrapper.layer(x))
 
 
-@pytest.mark.parametrize("hook", [Noise, WeightNoise])
+@pytest.mark.parametrize("hook", HOOKS)
 def test_inference_is_the_layers_own_to_the_bit(hook):
     x = np.ones((5, 3), "float32")
-    wrapper = wrapped_dense(hook(10.0))
+    wrapper = wrapped_dense(hook(HOOKS[hook]))
     np.testing.assert_array_equal(wrapper(x), wrapper.layer(x))
     np.testing.assert_array_equal(wrapper(x, training=False), wrapper.layer(x))
 
@@ -73,12 +76,12 @@ def test_noise_differs_between_calls_and_between_layers_of_one_instance():
     assert len({each.tobytes() for each in draws}) == 3
 
 
-@pytest.mark.parametrize("hook", [Noise, WeightNoise])
+@pytest.mark.parametrize("hook", HOOKS)
 def test_a_seed_makes_noise_repeatable_and_still_differs_by_path(hook):
     def draw(name: str, seed: int) -> bytes:
         dense = keras.layers.Dense(4, name=name, kernel_initializer="ones")
         dense.build((None, 3))
-        return noise_of(kwrap.Wrapper(dense, [hook(0.5, seed=seed)]), np.ones((2, 3), "float32")).tobytes()
+        return noise_of(kwrap.Wrapper(dense, [hook(0.5, seed=seed)]), np.ones((20, 3), "float32")).tobytes()
 
     assert draw("a", 1) == draw("a", 1)
     assert len({draw("a", 1), draw("b", 1), draw("a", 2)}) == 3
@@ -94,10 +97,10 @@ def test_kernels_of_one_layer_get_different_noise():
     assert not np.any(np.asarray(kernel) == np.asarray(recurrent))
 
 
-@pytest.mark.parametrize("hook", [Noise, WeightNoise])
+@pytest.mark.parametrize("hook", HOOKS)
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16", "float64"])
 def test_the_outputs_dtype_stays(hook, policy):
-    x = np.ones((2, 3), "float32")
+    x = np.ones((20, 3), "float32")
     wrapper = wrapped_dense(hook(0.5), dtype=policy)
     outputs = wrapper(x, training=True)
     assert outputs.dtype == wrapper.layer(x).dtype
@@ -130,12 +133,24 @@ def test_unwrapping_leaves_the_weights_without_noise(phase):
     np.testing.assert_array_equal(hook.merge(target, wrapper.kernel.value), wrapper.kernel)
 
 
-@pytest.mark.parametrize(("hook", "name"), [(Noise, "noise"), (WeightNoise, "weight_noise")])
-def test_every_option_is_in_the_config(hook, name):
-    assert hook(0.2).get_config() == {"stddev": 0.2, "seed": None, "phase": "training", "targets": None, "name": name}
-    expected = {"stddev": 0.3, "seed": 7, "phase": "always", "targets": ["bias"], "name": "mine"}
-    config = hook(0.3, seed=7, phase="always", targets=["bias"], name="mine").get_config()
+EVERY = {"seed": 7, "phase": "always", "targets": ["bias"], "name": "mine"}
+NOISY = {"stddev": 0.3, "distribution": "uniform", "multiplicative": True}
+
+
+@pytest.mark.parametrize(
+    ("hook", "options"),
+    [
+        (Noise, {**NOISY, "on": "inputs"}),
+        (WeightNoise, NOISY),
+        (DropConnect, {"rate": 0.3}),
+        (DropPath, {"rate": 0.3}),
+    ],
+)
+def test_every_option_is_in_the_config(hook, options):
+    expected = {**options, **EVERY}
+    config = hook(**expected).get_config()
     assert hook.from_config(config).get_config() == config == expected
+    assert hook().get_config().keys() == config.keys()
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -152,7 +167,110 @@ def test_a_saved_model_comes_back_with_its_noise(hook, jit_compile, tmp_path):
     assert np.all(np.asarray(loaded(x, training=True)) != np.asarray(loaded(x)))
 
 
+# --- against Keras' own layers ---------------------------------------------------------------------------------------
+
+
+def like(hook: kwrap.Hook, layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return `layer`, which draws next what the hook drew first."""
+    layer.seed_generator.state.assign([hook.generator.get_config()["seed"], 0])
+    return layer
+
+
+@pytest.mark.parametrize("on", ["inputs", "outputs"])
+@pytest.mark.parametrize("multiplicative", [False, True])
+def test_gaussian_noise_is_that_of_keras_layers(on, multiplicative):
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    wrapper = wrapped_dense(Noise(0.5, on=on, multiplicative=multiplicative, seed=1))
+    outputs = wrapper(x, training=True)
+    # Keras' layer multiplies by noise of the deviation sqrt(rate / (1 - rate)).
+    of_keras = keras.layers.GaussianDropout(0.2) if multiplicative else keras.layers.GaussianNoise(0.5)
+    noise, dense = like(wrapper.hooks[0], of_keras), wrapper.layer
+    expected = dense(noise(x, training=True)) if on == "inputs" else noise(dense(x), training=True)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dropped_connections_are_what_keras_dropout_leaves_of_the_kernel():
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    wrapper = wrapped_dense(DropConnect(0.4, seed=1))
+    outputs = wrapper(x, training=True)
+    dropout = like(wrapper.hooks[0], keras.layers.Dropout(0.4))
+    np.testing.assert_allclose(outputs, x @ dropout(wrapper.kernel.value, training=True), rtol=1e-5, atol=1e-6)
+
+
+def test_connections_are_dropped_at_the_rate_and_the_others_scaled():
+    wrapper = wrapped_dense(DropConnect(0.3), units=20_000, kernel_initializer="ones")
+    kernel = np.asarray(wrapper(np.eye(3, dtype="float32"), training=True))
+    kept = kernel != 0
+    # 60,000 draws: four standard errors.
+    assert abs(kept.mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / kernel.size)
+    np.testing.assert_allclose(kernel[kept], 1 / 0.7, rtol=1e-6)
+
+
+def test_paths_are_dropped_for_whole_samples_at_the_rate_and_the_others_scaled():
+    conv = keras.layers.Conv1D(4, 2)
+    conv.build((None, 5, 3))
+    x = np.random.default_rng(0).normal(size=(2000, 5, 3)).astype("float32")
+    outputs = np.asarray(kwrap.Wrapper(conv, [DropPath(0.3)])(x, training=True))
+    plain = np.asarray(conv(x))
+    kept = np.any(outputs != 0, axis=(1, 2))
+    assert abs(kept.mean() - 0.7) < 4 * np.sqrt(0.3 * 0.7 / 2000)
+    np.testing.assert_allclose(outputs[kept], plain[kept] / 0.7, rtol=1e-5)
+    np.testing.assert_array_equal(outputs[~kept], np.zeros_like(plain[~kept]))
+
+
+def test_all_outputs_of_a_call_are_dropped_together_and_what_is_not_floating_stays():
+    class Many(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs, keras.ops.ones((keras.ops.shape(inputs)[0], 2, 2)), keras.ops.cast(inputs, "int32")
+
+    first, second, third = kwrap.Wrapper(Many(), [DropPath(0.5)])(np.ones((50, 3), "float32"), training=True)
+    np.testing.assert_array_equal(np.asarray(first)[:, 0], np.asarray(second)[:, 0, 0])
+    assert set(np.asarray(first)[:, 0]) == {0, 2}
+    np.testing.assert_array_equal(third, np.ones((50, 3)))
+
+
+@pytest.mark.parametrize("hook", [Noise, WeightNoise])
+def test_uniform_noise_has_the_given_deviation_and_its_bounds(hook):
+    noise = noise_of(wrapped_dense(hook(0.5, distribution="uniform"), units=20_000), np.eye(3, dtype="float32"))
+    end = np.sqrt(3) * 0.5
+    assert 0.99 * end < np.abs(noise).max() <= end * (1 + 1e-5)
+    # The fourth moment is 9/5 of the squared variance: the standard error of the deviation is 0.5 * sqrt(0.2 / n).
+    assert abs(noise.mean()) < 4 * 0.5 / np.sqrt(noise.size)
+    assert abs(noise.std() - 0.5) < 4 * 0.5 * np.sqrt(0.2 / noise.size)
+
+
+def test_multiplicative_weight_noise_is_relative_to_each_weight():
+    wrapper = wrapped_dense(WeightNoise(0.1, multiplicative=True), units=20_000)
+    read = np.asarray(wrapper(np.eye(3, dtype="float32"), training=True))
+    relative = read / np.asarray(wrapper.kernel) - 1
+    assert abs(relative.mean()) < 4 * 0.1 / np.sqrt(relative.size)
+    assert abs(relative.std() - 0.1) < 4 * 0.1 / np.sqrt(2 * relative.size)
+
+
+def test_noise_on_the_inputs_of_a_masked_sequence_keeps_the_mask():
+    lstm, x = keras.layers.LSTM(3), np.array([[1, 2, 0, 0]])
+    embedding = keras.layers.Embedding(4, 3, mask_zero=True)
+    model = keras.Sequential(
+        [keras.Input((4,), dtype="int64"), embedding, kwrap.Wrapper(lstm, [Noise(0.0, on="inputs")])]
+    )
+    np.testing.assert_allclose(model(x, training=True), lstm(embedding(x)[:, :2]), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("stddev", [-0.1, float("nan")])
 def test_a_deviation_that_cannot_be_is_an_error(stddev):
     with pytest.raises(OptionValueError, match=f"weight_noise: stddev={stddev} is not 0 or more"):
         WeightNoise(stddev)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, float("nan"), True])
+@pytest.mark.parametrize("hook", [DropConnect, DropPath])
+def test_a_rate_that_cannot_be_is_an_error(hook, rate):
+    with pytest.raises(OptionValueError, match=f"{hook.hook_name}: rate={rate} is not from 0 to below 1"):
+        hook(rate)
+
+
+def test_choices_that_are_not_there_are_errors_that_name_those_that_are():
+    with pytest.raises(OptionValueError, match="noise: on='weights' is not 'outputs' or 'inputs'"):
+        Noise(on="weights")
+    with pytest.raises(OptionValueError, match="weight_noise: distribution='normal' is not 'gaussian' or 'uniform'"):
+        WeightNoise(distribution="normal")

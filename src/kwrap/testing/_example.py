@@ -142,12 +142,17 @@ class Example:
     @functools.cached_property
     def random_at_inference(self) -> bool:
         """Whether two calls in inference differ."""
-        return self._is_random(training=False)
+        return self._is_random(self.wrapped(), training=False)
 
     @functools.cached_property
     def random_in_training(self) -> bool:
         """Whether two calls in training differ, of the same state but for seeds."""
-        return self._is_random(training=True)
+        return self._is_random(self.wrapped(), training=True)
+
+    @functools.cached_property
+    def layer_is_random(self) -> bool:
+        """Whether two calls in training differ of the layer without the hook."""
+        return self._is_random(self.new_layer(), training=True)
 
     @functools.cached_property
     def lacks_targets(self) -> bool:
@@ -159,14 +164,13 @@ class Example:
         except Exception:
             return False  # The checks tell of it.
 
-    def _is_random(self, training: bool) -> bool:
-        wrapper = self.wrapped()
-        kept = [variable for variable in wrapper.variables if "seed_generator" not in variable.path]
+    def _is_random(self, layer: keras.Layer, training: bool) -> bool:
+        kept = [variable for variable in layer.variables if "seed_generator" not in variable.path]
         before = values(kept)
-        one = arrays(self.call(wrapper, training))
+        one = arrays(self.call(layer, training))
         for variable, value in zip(kept, before, strict=True):
             variable.assign(value)
-        two = arrays(self.call(wrapper, training))
+        two = arrays(self.call(layer, training))
         return not all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, two, strict=True))
 
 

@@ -36,11 +36,14 @@ def saved_and_loaded_it_is_the_same(example: Example) -> None:
         must_be_same(example.call_model(loaded), example.call_model(model), "the loaded model's output")
 
 
-@check(where="kwrap.Hook.add_state", way_out="no Python counters: a `step` argument of `constrain`, or a variable")
+@check(
+    where="kwrap.Hook.add_state",
+    way_out="no Python counters: a `step` argument of `constrain`, or a variable; draw by a `SeedGenerator` of `build`",
+)
 def training_goes_on_where_it_was(example: Example) -> None:
-    """A loaded model trains on as the one that was saved would have."""
-    if example.random_in_training:
-        raise NotApplicable("training is random: Keras does not save the state of seed generators")
+    """A loaded model trains on as the one that was saved would have, and draws what that would have drawn."""
+    if example.layer_is_random:
+        raise NotApplicable("the layer itself draws: Keras saves the state of no layer's seed generators")
     model = example.wrapped_model()
     wrapper = model.get_layer(example.layer.name)
     example.trained(wrapper, 2)

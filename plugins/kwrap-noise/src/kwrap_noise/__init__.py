@@ -1,5 +1,17 @@
-"""Gaussian noise on the outputs or weights of a Keras 3 model's layers, as a plugin of kwrap."""
+"""Noise, dropped connections and paths, and Monte-Carlo dropout for Keras 3 models, as a plugin of kwrap."""
 
+from kwrap_noise._drop import DropConnect, DropPath, MonteCarloDropout
 from kwrap_noise._hook import Noise, WeightNoise
+from kwrap_noise._samples import NothingRandomError, Samples, predict_samples, sampling
 
-__all__ = ["Noise", "WeightNoise"]
+__all__ = [
+    "DropConnect",
+    "DropPath",
+    "MonteCarloDropout",
+    "Noise",
+    "NothingRandomError",
+    "Samples",
+    "WeightNoise",
+    "predict_samples",
+    "sampling",
+]

@@ -1,6 +1,6 @@
-"""The hooks of Gaussian noise: on what a layer gives, and on what it reads."""
+"""The hooks of noise: on what a layer takes or gives, and on the weights that it reads."""
 
-import zlib
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,69 +8,90 @@ import keras
 
 import kwrap
 from kwrap.errors import OptionValueError
+from kwrap_noise._drawing import Drawing, checked_choice
 
 __all__ = ["Noise", "WeightNoise"]
 
 
-class _GaussianNoise(kwrap.Hook):
-    """Draw Gaussian noise.
-
-    Layers draw independently of each other. With a `seed`, what a layer draws follows from the seed, its path and the
-    hook's name, and is the same in every run; without, from Keras' global seed (`keras.utils.set_random_seed`).
-    """
+class _Noisy(Drawing):
+    """Draw noise of mean 0 and a standard deviation."""
 
     def __init__(
         self,
         stddev: float = 0.1,
         *,
-        seed: int | None = None,
-        phase: Literal["always", "training", "inference"] = "training",
+        distribution: Literal["gaussian", "uniform"] = "gaussian",
+        multiplicative: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(phase=phase, **kwargs)
-        if not stddev >= 0:
+        super().__init__(**kwargs)
+        if not 0 <= stddev < math.inf:
             raise OptionValueError(self.hook_name, "stddev", stddev, "is not 0 or more: it is a standard deviation")
+        if not isinstance(multiplicative, bool):
+            raise OptionValueError(self.hook_name, "multiplicative", multiplicative, "is not True or False")
         self.stddev = stddev
-        self.seed = seed
-
-    def build(self, layer: keras.Layer) -> None:
-        """Create the random generator; as with Keras' own layers, its state is not saved with the model."""
-        own = None if self.seed is None else zlib.crc32(f"{self.seed} {self.path} {self.name}".encode())
-        self.generator = keras.random.SeedGenerator(own)
+        self.distribution = checked_choice(self, "distribution", distribution, ("gaussian", "uniform"))
+        self.multiplicative = multiplicative
 
     def _noisy(self, value: Any) -> Any:
-        """Return `value` with noise of its own shape and dtype added."""
-        noise = keras.random.normal(keras.ops.shape(value), stddev=self.stddev, dtype=value.dtype, seed=self.generator)
-        return value + noise
+        """Return `value` with noise of its own shape and dtype."""
+        shape, dtype = keras.ops.shape(value), value.dtype
+        if self.distribution == "gaussian":
+            noise = keras.random.normal(shape, stddev=self.stddev, dtype=dtype, seed=self.generator)
+        else:
+            end = math.sqrt(3) * self.stddev  # the variance between -end and end is end² / 3
+            noise = keras.random.uniform(shape, -end, end, dtype=dtype, seed=self.generator)
+        return value * (1 + noise) if self.multiplicative else value + noise
+
+    def _noisy_if_floating(self, value: Any) -> Any:
+        floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
+        return self._noisy(value) if floating else value
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
-class Noise(_GaussianNoise):
-    """Add Gaussian noise to all floating outputs of a layer, in training only.
+class Noise(_Noisy):
+    """Add noise to all floating outputs of a layer, or to its inputs, in training only.
 
-    `stddev` is the noise's standard deviation, `seed` makes it repeatable.
+    Args:
+        stddev: the noise's standard deviation, of either distribution.
+        distribution: "gaussian"; or "uniform", between -√3 and √3 times `stddev`.
+        multiplicative: multiply by 1 plus the noise, in the place of adding it.
+        on: "outputs"; or "inputs", those that the layer takes first.
+        seed: makes it repeatable; layers draw different noise all the same.
+        phase: when it acts.
+
+    Raises:
+        OptionValueError: an option has a value that it cannot have.
     """
 
-    def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
-        """Return the layer's outputs with noise; what is not floating stays."""
-        return keras.tree.map_structure(self._noisy_if_floating, call_next(inputs))
+    def __init__(self, stddev: float = 0.1, *, on: Literal["outputs", "inputs"] = "outputs", **kwargs: Any) -> None:
+        super().__init__(stddev, **kwargs)
+        self.on = checked_choice(self, "on", on, ("outputs", "inputs"))
 
-    def _noisy_if_floating(self, output: Any) -> Any:
-        floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.dtype))
-        return self._noisy(output) if floating else output
+    def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
+        """Return the layer's outputs, with noise in them or of inputs with noise; what is not floating stays."""
+        if self.on == "inputs":
+            return call_next(keras.tree.map_structure(self._noisy_if_floating, inputs))
+        return keras.tree.map_structure(self._noisy_if_floating, call_next(inputs))
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
-class WeightNoise(_GaussianNoise):
-    """Add Gaussian noise to a layer's kernels and embeddings as it reads them, in training only.
+class WeightNoise(_Noisy):
+    """Add noise to a layer's kernels and embeddings as it reads them, in training only.
 
-    What is stored stays without noise. `stddev` is the noise's standard deviation, `seed` makes it repeatable.
+    What is stored stays without noise.
+
+    Args:
+        stddev: the noise's standard deviation, of either distribution.
+        distribution: "gaussian"; or "uniform", between -√3 and √3 times `stddev`.
+        multiplicative: multiply by 1 plus the noise, in the place of adding it.
+        seed: makes it repeatable; layers draw different noise all the same.
+        phase: when it acts.
+
+    Raises:
+        OptionValueError: an option has a value that it cannot have.
     """
 
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value` with noise."""
         return self._noisy(value)
-
-    def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
-        """Return `value` itself, also with `phase="always"`: no single draw is to stay in the weights."""
-        return value

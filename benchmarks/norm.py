@@ -1,0 +1,53 @@
+"""Training steps with spectral normalization beside Keras' own wrapper layer: python benchmarks/norm.py [--quick]."""
+
+import argparse
+
+import keras
+import models
+from measure import TARGETS, interleaved, ratio, table, target
+
+import kwrap
+from kwrap_norm import SpectralNorm
+
+NETS = {"CNN": (models.cnn, 50), "MLP, 5.8 M weights": (models.mlp, 10)}
+BATCH = 128
+
+
+def of_keras(build) -> keras.Model:
+    """Return the model with each layer that has a kernel in keras.layers.SpectralNormalization."""
+    model = build()
+    layers = [
+        keras.layers.SpectralNormalization(type(layer).from_config(layer.get_config()))
+        if hasattr(layer, "kernel")
+        else type(layer).from_config(layer.get_config())
+        for layer in model.layers
+    ]
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *layers])
+
+
+def rows(repeats: int) -> list[list[str]]:
+    """Return the rows of both ways of the hook, to Keras' layer."""
+    found = []
+    for net, (build, steps) in NETS.items():
+        built = {
+            "Keras": of_keras(build),
+            "project=True": kwrap.wrap_model(build(), SpectralNorm(project=True)),
+            "project=False": kwrap.wrap_model(build(), SpectralNorm()),
+        }
+        runs = {name: models.stepper(model, BATCH, steps) for name, model in built.items()}
+        times = interleaved(runs, repeats)
+        for name in ("project=True", "project=False"):
+            what = f"{net}: step, spectral_norm with `{name}` / `keras.layers.SpectralNormalization`"
+            found.append(target(what, ratio(times, name, "Keras"), 1))
+    return found
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    print(table(TARGETS, rows(3 if parser.parse_args().quick else 15)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""What the hooks that draw random numbers share: a seed generator a layer, and options that can be."""
+
+import zlib
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+import kwrap
+from kwrap.errors import OptionValueError
+
+__all__ = ["Drawing", "checked_choice", "checked_rate"]
+
+
+class Drawing(kwrap.Hook):
+    """Draw random numbers.
+
+    Layers draw independently of each other. With a `seed`, what a layer draws follows from the seed, its path and the
+    hook's name, and is the same in every run; without, from Keras' global seed (`keras.utils.set_random_seed`). The
+    generator is saved with the model, so that training that goes on draws what would have come.
+    """
+
+    # Whether it acts at inference, whatever its phase: see `sampling`.
+    samples: bool = False
+
+    def __init__(
+        self,
+        *,
+        seed: int | None = None,
+        phase: Literal["always", "training", "inference"] = "training",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(phase=phase, **kwargs)
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
+            raise OptionValueError(self.hook_name, "seed", seed, "is neither an int nor None")
+        self.seed = seed
+
+    def build(self, layer: keras.Layer) -> None:
+        """Create the random generator."""
+        own = None if self.seed is None else zlib.crc32(f"{self.seed} {self.path} {self.name}".encode())
+        self.generator = keras.random.SeedGenerator(own)
+
+    def active(self, training: Any) -> bool:
+        """Tell whether it acts in this phase: at inference, too, while samples are drawn."""
+        return self.samples or super().active(training)
+
+    def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
+        """Return `value` itself, also with `phase="always"`: no single draw is to stay in the weights."""
+        return value
+
+
+def checked_rate(hook: kwrap.Hook, rate: float) -> float:
+    """Return `rate`.
+
+    Raises:
+        OptionValueError: it is no number from 0 to below 1.
+    """
+    if isinstance(rate, bool) or not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:
+        raise OptionValueError(hook.hook_name, "rate", rate, "is not from 0 to below 1: the share that is dropped")
+    return float(rate)
+
+
+def checked_choice(hook: kwrap.Hook, option: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return `value`.
+
+    Raises:
+        OptionValueError: it is none of `choices`.
+    """
+    if value not in choices:
+        raise OptionValueError(hook.hook_name, option, value, f"is not {' or '.join(map(repr, choices))}")
+    return value

@@ -1,0 +1,181 @@
+"""Predictions drawn many times: Monte-Carlo dropout and noise at inference, and the mean and spread they have."""
+
+import operator
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+import kwrap
+from kwrap.errors import KwrapError, OptionValueError, RuleError
+from kwrap_noise._drawing import Drawing
+from kwrap_noise._drop import MonteCarloDropout
+
+__all__ = ["NothingRandomError", "Samples", "predict_samples", "sampling"]
+
+_NAME = "kwrap_noise.sampling"
+
+
+class NothingRandomError(KwrapError, ValueError):
+    """A model is to be sampled that draws nothing: all samples would be the same."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        super().__init__(
+            f"model {model!r} draws nothing: it has neither hooks of kwrap-noise nor dropout layers of Keras. Put one "
+            "on, such as kwrap.wrap_model(model, 'noise', where=...)"
+        )
+
+
+class Samples(NamedTuple):
+    """What several predictions of the same inputs are, as arrays in the structure of the model's outputs.
+
+    Attributes:
+        mean: the mean over the predictions, of the outputs' dtype.
+        spread: their standard deviation, with the number of predictions in the denominator.
+        samples: all of them, along a new first axis; None unless asked for.
+    """
+
+    mean: Any
+    spread: Any
+    samples: Any = None
+
+
+def predict_samples(
+    model: keras.Model,
+    x: Any,
+    n: int = 20,
+    *,
+    seed: int | None = None,
+    return_samples: bool = False,
+    **keywords: Any,
+) -> Samples:
+    """Return mean and spread of `n` predictions, with the model's dropout and noise drawn anew for each.
+
+    Monte-Carlo dropout (Gal & Ghahramani 2016, https://arxiv.org/abs/1506.02142). Inside of `sampling`, whose
+    docstring says what is drawn; the model is afterwards as it was.
+
+    Args:
+        x: what `model.predict` takes, and can be read `n` times.
+        seed: for other draws than those that follow from the states of the model's random generators.
+        return_samples: whether the predictions are returned, too: `n` times the memory.
+        keywords: for `model.predict`, such as `batch_size`.
+
+    Raises:
+        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras.
+        OptionValueError: `n` is no int, or below 1.
+    """
+    count, statistics = _checked_count(n), _Statistics(return_samples)
+    with sampling(model, seed=seed):
+        for _ in range(count):
+            statistics.add(model.predict(x, **{"verbose": 0, **keywords}))
+    return statistics.result()
+
+
+@contextmanager
+def sampling(model: keras.Model, *, seed: int | None = None) -> Iterator[keras.Model]:
+    """Inside the context, `model` draws at inference what it draws in training: in calls, `predict`, `evaluate`.
+
+    That is what the hooks of this plugin draw, and Keras' own dropout and noise layers, those inside attention and
+    recurrent layers too. Nothing else is told that it trains: batch normalization stays as it is at inference.
+
+    In place, and not for two threads. Afterwards the model is as it was, the states of its random generators included,
+    so that the next context draws the same again; `seed` gives other draws. With one context around several calls, its
+    functions are traced once; one inside another draws on, unless it has a `seed`.
+
+    Raises:
+        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras.
+    """
+    with ExitStack() as after:
+        if not _is_sampling(model):
+            _start(model, after)
+        if seed is not None:
+            for place, state in enumerate(_generator_states(model)):
+                state.assign([zlib.crc32(f"{seed} {place}".encode()), 0])
+        yield model
+
+
+def _is_sampling(model: keras.Model) -> bool:
+    return any(hook.name == _NAME or getattr(hook, "samples", False) for _, hook in kwrap.find_hooks(model))
+
+
+def _start(model: keras.Model, after: ExitStack) -> None:
+    """Let the model draw at inference, until `after` closes."""
+    drawing = [hook for _, hook in kwrap.find_hooks(model) if isinstance(hook, Drawing)]
+    try:
+        plan = kwrap.plan(model, MonteCarloDropout(name=_NAME))
+    except RuleError as error:  # it has no such layer
+        if not drawing:
+            raise NothingRandomError(model.name) from error
+        plan = None
+    after.callback(_restore, [(state, np.array(state)) for state in _generator_states(model)])
+    after.callback(_forget_traces, model)
+    if plan is not None:
+        plan.apply()
+        after.callback(kwrap.unwrap_model, model, _NAME)
+    for hook in drawing:
+        after.callback(setattr, hook, "samples", hook.samples)
+        hook.samples = True
+    _forget_traces(model)
+
+
+def _generator_states(model: keras.Model) -> list[keras.Variable]:
+    """Return the states of the model's seed generators: all of its variables that no weight file of Keras has."""
+    others = {id(variable) for variable in (*model.weights, *model.metrics_variables)}
+    return [variable for variable in model.variables if id(variable) not in others]
+
+
+def _restore(states: Sequence[tuple[keras.Variable, Any]]) -> None:
+    for state, value in states:
+        state.assign(value)
+
+
+def _forget_traces(model: keras.Model) -> None:
+    """Let the model trace `evaluate` and `predict` anew; what it has traced of training draws anyway."""
+    model.test_function = model.predict_function = None
+
+
+def _checked_count(n: int) -> int:
+    try:
+        count = operator.index(n)
+    except TypeError as error:
+        raise OptionValueError("predict_samples", "n", n, "is not an int") from error
+    if isinstance(n, bool) or count < 1:
+        raise OptionValueError("predict_samples", "n", n, "is not 1 or more")
+    return count
+
+
+class _Statistics:
+    """The mean and the spread of predictions, which are kept only if that is asked for."""
+
+    def __init__(self, keep: bool) -> None:
+        self._keep, self._count = keep, 0
+        self._kept: list[list[Any]] = []
+
+    def add(self, prediction: Any) -> None:
+        """Take a prediction into account, as Welford (1962) does: in float64, and stable."""
+        leaves = keras.tree.flatten(prediction)
+        if not self._count:
+            self._structure, self._dtypes = prediction, [leaf.dtype for leaf in leaves]
+            self._means, self._squares = ([np.zeros(leaf.shape) for leaf in leaves] for _ in range(2))
+        self._count += 1
+        for leaf, mean, square in zip(leaves, self._means, self._squares, strict=True):
+            change = leaf - mean
+            mean += change / self._count
+            square += change * (leaf - mean)
+        if self._keep:
+            self._kept.append(leaves)
+
+    def result(self) -> Samples:
+        """Return what was found."""
+        spreads = [np.sqrt(square / self._count) for square in self._squares]
+        mean, spread = (self._packed(each) for each in (self._means, spreads))
+        samples = [np.stack(each) for each in zip(*self._kept, strict=True)]
+        return Samples(mean, spread, keras.tree.pack_sequence_as(self._structure, samples) if self._keep else None)
+
+    def _packed(self, arrays: Sequence[Any]) -> Any:
+        cast = [array.astype(dtype) for array, dtype in zip(arrays, self._dtypes, strict=True)]
+        return keras.tree.pack_sequence_as(self._structure, cast)

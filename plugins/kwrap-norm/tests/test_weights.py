@@ -1,0 +1,145 @@
+import keras
+import numpy as np
+import pytest
+
+import kwrap
+from kwrap.errors import TargetError
+from kwrap_norm import UnitNorm, WeightNorm, WeightStandardization
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(16, 5)).astype("float32")
+Y = GENERATOR.normal(size=(16, 4)).astype("float32")
+
+# A layer, the shape it is built for, and the axes of its kernel that are its inputs.
+LAYERS = {
+    "dense": (lambda: keras.layers.Dense(4), (None, 5), (0,)),
+    "conv": (lambda: keras.layers.Conv2D(3, 2), (None, 5, 5, 2), (0, 1, 2)),
+    "depthwise": (lambda: keras.layers.DepthwiseConv2D(2, depth_multiplier=2), (None, 5, 5, 3), (0, 1)),
+    "transposed": (lambda: keras.layers.Conv2DTranspose(3, 2), (None, 5, 5, 2), (0, 1, 3)),
+    "einsum": (lambda: keras.layers.EinsumDense("ab,bcd->acd", (2, 3)), (None, 5), (0,)),
+}
+
+
+def built(kind: str) -> tuple[keras.layers.Layer, np.ndarray, tuple[int, ...]]:
+    make, shape, axes = LAYERS[kind]
+    layer = make()
+    layer.build(shape)
+    return layer, np.array(layer.kernel), axes
+
+
+def read(wrapper: kwrap.Wrapper) -> np.ndarray:
+    """Return the kernel as the layer reads it."""
+    wrapper.make_ready()
+    (hook,) = wrapper.hooks
+    (target,) = hook.target_weights
+    return np.asarray(hook.parametrize(target, target.variable.value, training=False))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weight_norm_leaves_the_function_at_first_and_is_then_the_papers(kind):
+    layer, kernel, axes = built(kind)
+    wrapper = kwrap.Wrapper(layer, [WeightNorm()])
+    np.testing.assert_allclose(read(wrapper), kernel, rtol=1e-5, atol=1e-7)
+    norms = np.sqrt(np.sum(kernel**2, axis=axes, keepdims=True))
+    (g,) = wrapper.hooks[0].trainable_variables
+    np.testing.assert_allclose(g, norms, rtol=1e-5)
+    lengths = GENERATOR.normal(size=norms.shape).astype("float32")
+    g.assign(lengths)
+    np.testing.assert_allclose(read(wrapper), lengths * kernel / norms, rtol=1e-5, atol=1e-7)
+
+
+def test_weight_norms_gradients_are_the_papers():
+    """Formula (3): dg = <G, v> / |v|; dv = g / |v| G - g dg / |v|^2 v, for each output."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, use_bias=False)])
+    kwrap.wrap_model(model, WeightNorm())
+    wrapper = model.layers[0]
+    (length,) = wrapper.hooks[0].trainable_variables
+    length.assign(length * 1.5)
+    v, g = np.array(wrapper.kernel), np.array(length)
+    model.compile(keras.optimizers.SGD(1.0), lambda labels, outputs: keras.ops.sum(labels * outputs))
+    model.train_on_batch(X, Y)
+    gradient, norm = X.T @ Y, np.linalg.norm(v, axis=0, keepdims=True)
+    of_g = np.sum(gradient * v, axis=0, keepdims=True) / norm
+    np.testing.assert_allclose(g - np.asarray(length), of_g, rtol=1e-4, atol=1e-5)
+    expected = g / norm * gradient - g * of_g / norm**2 * v
+    np.testing.assert_allclose(v - np.asarray(wrapper.kernel), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_weight_standardization_is_the_papers_formula(kind):
+    layer, kernel, axes = built(kind)
+    wrapper = kwrap.Wrapper(layer, [WeightStandardization(1e-3)])
+    mean = np.mean(kernel, axis=axes, keepdims=True)
+    # As printed: the mean of the squares, less the square of the mean.
+    deviation = np.sqrt(np.mean(kernel**2, axis=axes, keepdims=True) - mean**2 + 1e-3)
+    np.testing.assert_allclose(read(wrapper), (kernel - mean) / deviation, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(layer.kernel, kernel)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_unit_norm_is_keras_constraint_over_the_input_axes(kind):
+    layer, kernel, axes = built(kind)
+    kwrap.Wrapper(layer, [UnitNorm()])(np.ones((1, *LAYERS[kind][1][1:]), "float32"))
+    np.testing.assert_allclose(layer.kernel, keras.constraints.UnitNorm(axis=axes)(kernel), rtol=1e-5)
+
+
+def test_training_with_unit_norm_is_that_with_keras_constraint():
+    bare = keras.layers.Dense(4, kernel_constraint=keras.constraints.UnitNorm(axis=0))
+    reference = keras.Sequential([keras.Input((5,)), bare])
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    bare.kernel.assign(keras.constraints.UnitNorm(axis=0)(bare.kernel))
+    model.set_weights(reference.get_weights())
+    kwrap.wrap_model(model, UnitNorm())
+    for each in (reference, model):
+        each.compile(keras.optimizers.Adam(0.05), "mse")
+        each.fit(X, Y, batch_size=4, epochs=3, shuffle=False, verbose=0)
+    np.testing.assert_allclose(model.layers[0].kernel, bare.kernel, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(model.layers[0].kernel, axis=0), np.ones(4), rtol=1e-5)
+
+
+def test_zeros_stay_under_unit_norm():
+    layer = keras.layers.Dense(4, kernel_initializer="zeros")
+    np.testing.assert_array_equal(kwrap.Wrapper(layer, [UnitNorm()])(X), np.zeros((16, 4)))
+
+
+@pytest.mark.parametrize("hook", [WeightNorm, WeightStandardization, UnitNorm])
+def test_unwrapped_the_model_gives_what_it_gave(hook):
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Conv1D(6, 2, activation="tanh"), keras.layers.Flatten(), keras.layers.Dense(4)]
+    model = keras.Sequential([keras.Input((5, 1)), *layers])
+    kwrap.wrap_model(model, hook())
+    model.compile("adam", "mse")
+    model.fit(X[..., None], Y, verbose=0)
+    before = np.asarray(model(X[..., None]))
+    kwrap.unwrap_model(model)
+    np.testing.assert_allclose(model(X[..., None]), before, rtol=1e-4, atol=1e-6)
+    assert type(model.layers[0]) is keras.layers.Conv1D
+
+
+@pytest.mark.parametrize("hook", [WeightNorm, WeightStandardization, UnitNorm])
+def test_recurrent_kernels_are_targets_too(hook):
+    lstm = keras.layers.LSTM(3)
+    lstm.build((None, 4, 2))
+    wrapper = kwrap.Wrapper(lstm, [hook()])
+    assert len(wrapper.hooks[0].target_weights) == 2
+    assert np.all(np.isfinite(wrapper(np.ones((1, 4, 2), "float32"), training=True)))
+
+
+@pytest.mark.parametrize("hook", [WeightNorm, WeightStandardization, UnitNorm])
+def test_a_weight_without_inputs_is_an_error_that_says_the_way_out(hook):
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="dense")])
+    with pytest.raises(TargetError, match=r"at 'dense': 'bias' of shape \(4,\) has no input axes .* targets="):
+        kwrap.wrap_model(model, hook(targets=["kernel", "bias"]))
+
+
+@pytest.mark.parametrize("hook", [WeightNorm, WeightStandardization, UnitNorm])
+@pytest.mark.parametrize("policy", ["float16", "mixed_float16", "float64"])
+def test_dtypes_stay_and_squares_do_not_overflow(hook, policy):
+    layer = keras.layers.Dense(4, dtype=policy)
+    layer.build((None, 5))
+    layer.kernel.assign(layer.kernel * 300)
+    wrapper = kwrap.Wrapper(layer, [hook()])
+    outputs = wrapper(X / 100, training=True)
+    assert outputs.dtype == layer.compute_dtype
+    assert np.all(np.isfinite(np.asarray(outputs, "float32")))
+    assert np.all(np.asarray(outputs) != 0)
