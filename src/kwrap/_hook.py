@@ -39,7 +39,8 @@ _CALL_ARGUMENTS = ("training", "mask")
 
 
 @_keras.checkpointing(lambda hook: {**hook._named_state(), **hook._generator_states()})
-class Hook(_keras.PartsSkipped, keras.layers.Layer):
+@_keras.skips_parts
+class Hook(keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
 
     A Hook is a Keras layer, so that its variables, losses, metrics and seed generators are tracked by Keras. Its
@@ -332,7 +333,7 @@ class Hook(_keras.PartsSkipped, keras.layers.Layer):
         self.__dict__["_loaded"] = values
         if nested and _keras.is_absent(store):
             missing += nested
-            self.skip_parts()
+            _keras.skip_parts(self)
         # On no layer yet, as in a Wrapper that was saved unbuilt, it has no state that could have been loaded.
         self.initialized = not missing and (self.initialized or self._layer is not None)
         if not missing:

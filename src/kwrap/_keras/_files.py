@@ -12,7 +12,15 @@ from keras.src.backend.common import global_state
 from keras.src.legacy.saving import legacy_h5_format
 from keras.src.saving import saving_lib
 
-__all__ = ["PartsSkipped", "is_absent", "load_archive", "load_h5", "name_counters_restorer", "variables_measured"]
+__all__ = [
+    "is_absent",
+    "load_archive",
+    "load_h5",
+    "name_counters_restorer",
+    "skip_parts",
+    "skips_parts",
+    "variables_measured",
+]
 
 
 def load_archive(
@@ -40,19 +48,19 @@ def is_absent(store: Any) -> bool:
     return bool(path) and not store.has_path(path)
 
 
-class PartsSkipped:
-    """A layer that can have Keras load nothing of a file into what the layer holds: the file has nothing for it.
+def skips_parts(cls: Any) -> Any:
+    """Let `skip_parts` work on the layers of a class; a decorator, so that its bases stay as they are."""
+    ask: Callable[[Any], Iterable[str]] = cls.__dir__
+    cls.__dir__ = lambda self: () if self.__dict__.pop("_skips_parts", False) else ask(self)
+    return cls
 
-    Keras goes by `dir(layer)`, once a file, right after `load_own_variables`.
+
+def skip_parts(layer: keras.Layer) -> None:
+    """Have Keras load nothing of its file into what `layer` holds: the file has nothing for it.
+
+    To be called in `load_own_variables`. Keras goes by `dir(layer)`, once a file, right after it.
     """
-
-    def skip_parts(self) -> None:
-        """Have Keras skip them, for the file that it is loading."""
-        self.__dict__["_skips_parts"] = True
-
-    def __dir__(self) -> Iterable[str]:
-        """List the attributes; none, the one time that Keras is to find nothing."""
-        return () if self.__dict__.pop("_skips_parts", False) else super().__dir__()
+    layer.__dict__["_skips_parts"] = True
 
 
 def name_counters_restorer() -> Callable[[], None]:
