@@ -19,6 +19,7 @@ SCRIPTS = {
     "prune_steps.py": "Training steps with pruning",
     LEGACY: "Training steps with tensorflow-model-optimization's pruning",
     "steps.py": "Training steps",
+    "lora.py": "Training steps with LoRA, beside Keras' own",
     "wrapping.py": "Wrapping, memory, tracing",
     "size.py": "Growth with the number of layers",
     "limits.py": "Where the time goes that misses a target",
@@ -43,7 +44,7 @@ def main() -> None:
     unfinished = HERE / "RESULTS.md.unfinished"
     parts = [
         "# Results",
-        measure.environment("kwrap", "kwrap-prune", "keras", "tensorflow"),
+        measure.environment("kwrap", "kwrap-prune", "kwrap-lora", "keras", "tensorflow"),
         (HERE / "reading.md").read_text(),
     ]
     for script, title in SCRIPTS.items():
