@@ -112,13 +112,13 @@ def test_one_trains_while_another_is_on_and_frozen(model):
 
 
 def test_an_adapter_that_is_not_there_is_an_error_and_nothing_is_switched(model):
-    with pytest.raises(AbsentHookError, match="no hook 'es' is on model .*; on it are 'fr', 'de'"):
+    with pytest.raises(AbsentHookError, match=r"no hook 'es' is on model .*; on it are 'fr', 'de'"):
         use_adapters(model, ["fr", "es"])
     assert adapters(model) == {"fr": 1.0, "de": 1.0}
 
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), "1", True])
 def test_a_scale_that_is_no_finite_number_is_an_error_and_nothing_is_switched(model, scale):
-    with pytest.raises(OptionValueError, match="use_adapters: de=.* is not a finite number"):
+    with pytest.raises(OptionValueError, match=r"use_adapters: de=.* is not a finite number"):
         use_adapters(model, {"fr": 0.5, "de": scale})
     assert adapters(model) == {"fr": 1.0, "de": 1.0}

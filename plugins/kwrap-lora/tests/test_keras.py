@@ -50,7 +50,9 @@ def test_outputs_are_those_of_keras_own_lora(kind):
     make, inputs = KINDS[kind]
     ours, theirs = pair(make, inputs)
     for training in (False, True):
-        np.testing.assert_allclose(ours(inputs, training=training), theirs(inputs, training=training), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            ours(inputs, training=training), theirs(inputs, training=training), rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,9 +64,7 @@ def test_training_is_that_of_keras_own_lora_and_the_optimizer_as_large(kind):
         targets = np.ones((len(inputs), *ours.output_shape[1:]), "float32")
         model.fit(inputs, targets, epochs=3, batch_size=len(inputs), verbose=0)
     np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-4, atol=1e-5)
-    sizes = [
-        sorted(int(np.prod(variable.shape)) for variable in model.optimizer.variables) for model in (ours, theirs)
-    ]
+    sizes = [sorted(int(np.prod(variable.shape)) for variable in model.optimizer.variables) for model in (ours, theirs)]
     assert sizes[0] == sizes[1]
     assert len(ours.trainable_variables) == len(theirs.trainable_variables)
 

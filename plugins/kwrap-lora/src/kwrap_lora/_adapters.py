@@ -24,9 +24,9 @@ def adapters(model: keras.Model) -> dict[str, float]:
 def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, float]) -> keras.Model:
     """Switch the adapters on `model`: those that are `chosen` on, all others off; return the model.
 
-    Only variables are set, so nothing is traced again. An adapter that is off has no effect on what the model computes,
-    nor a gradient, but its product is still computed; what an optimizer does without a gradient (weight decay, momentum)
-    it does to it too.
+    Only variables are set, so nothing is traced again. An adapter that is off has no effect on what the model computes
+    and no gradient, but its product is still computed, and what an optimizer does without a gradient (weight decay,
+    momentum) is done to it too.
 
     Args:
         chosen: a name, several, whose effects add up, or a factor for each name. `[]`: the model without them.

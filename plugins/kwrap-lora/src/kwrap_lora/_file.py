@@ -30,7 +30,8 @@ _MAGIC: Final = b"\x93NUMPY\x01\x00"
 # Not read by NumPy, which evaluates it.
 _HEADER: Final = re.compile(
     re.escape(_MAGIC)
-    + rb"(?P<length>..)\{'descr': '(?P<dtype><f[48])', 'fortran_order': False, 'shape': \((?P<shape>[0-9, ]*)\), \} *\n",
+    + rb"(?P<length>..)\{'descr': '(?P<dtype><f[48])', 'fortran_order': False, "
+    + rb"'shape': \((?P<shape>[0-9, ]*)\), \} *\n",
     re.DOTALL,
 )
 

@@ -24,11 +24,11 @@ __all__ = ["LoRA"]
 class LoRA(kwrap.Hook):
     """Train a product of two small matrices beside each weight of a layer, which is frozen (Hu et al. 2021).
 
-    Of the weight's matrix W of shape (inputs, outputs), the layer reads W + alpha / rank * A B, with A of shape (inputs,
-    rank) and B of shape (rank, outputs). A and B train; W does not while the hook is on, and stays as it is until it is
-    taken off: with the product merged into it, or (`merge=False`) to the bit as it was. B is zero at first, so that the
-    layer computes what it did. A and B are float32, also beside weights of float16 or bfloat16, and float64 beside those
-    of float64; a sum is made in their dtype.
+    Of the weight's matrix W, (inputs, outputs), the layer reads W + alpha / rank * A B, with A of shape (inputs, rank)
+    and B of shape (rank, outputs). A and B train; W does not while the hook is on, and stays as it is until it is taken
+    off: with the product merged into it, or (`merge=False`) to the bit as it was. B is zero at first, so that the layer
+    computes what it did. A and B are float32, also beside weights of float16 or bfloat16, and float64 beside those of
+    float64; the sum is made in their dtype.
 
     Several of them on one layer, each with a `name` of its own, add up, in any order: adapters, to be switched by
     `kwrap_lora.use_adapters`, and written to small files by `kwrap_lora.save_adapter`. `scale`, a float32 variable
@@ -148,7 +148,9 @@ class LoRA(kwrap.Hook):
         if training and self.dropout:
             a = keras.random.dropout(a, self.dropout, noise_shape=(a.shape[0], 1), seed=self.generator)
         if self.use_dora:
-            change = target.from_matrix(_turned(target.as_matrix(wide), (self.factor * a) @ b, parts["magnitude"].value))
+            change = target.from_matrix(
+                _turned(target.as_matrix(wide), (self.factor * a) @ b, parts["magnitude"].value)
+            )
             wide = wide + scale * (change - wide)
         else:
             wide = wide + target.from_matrix((self.factor * scale * a) @ b)

@@ -31,7 +31,9 @@ def checked_rank(rank: Any) -> int:
 def checked_alpha(alpha: Any) -> float | None:
     """Return alpha; raise OptionValueError unless it is a finite number above 0, or None."""
     if alpha is not None and not (_is_number(alpha) and alpha > 0):
-        raise OptionValueError(HOOK, "alpha", alpha, "is not a finite number above 0, nor None, which stands for the rank")
+        raise OptionValueError(
+            HOOK, "alpha", alpha, "is not a finite number above 0, nor None, which stands for the rank"
+        )
     return alpha  # type: ignore[no-any-return]
 
 
@@ -74,6 +76,7 @@ def matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
 def rank_problem(rank: int, target: kwrap.WeightTarget) -> str | None:
     """Return what speaks against matrices of this rank beside a weight: more than its own has nothing to add."""
     inputs, outputs = matrix_shape(target)
-    if rank <= min(inputs, outputs):
+    most = min(inputs, outputs)
+    if rank <= most:
         return None
-    return f"rank {rank} is above {min(inputs, outputs)}, the most that the {inputs} x {outputs} matrix of {target.name!r} has"
+    return f"rank {rank} is above {most}, the most that the {inputs} x {outputs} matrix of {target.name!r} has"

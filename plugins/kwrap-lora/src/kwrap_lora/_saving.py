@@ -183,7 +183,11 @@ def _problems(saved: SavedLayer, layer: keras.Layer | None, layers: Mapping[str,
 def _wrong_parts(saved: SavedLayer, weight: SavedWeight, target: kwrap.WeightTarget) -> Iterator[str]:
     inputs, outputs = matrix_shape(target)
     rank = saved.options["rank"]
-    due = {"a": (inputs, rank), "b": (rank, outputs), **({"magnitude": (outputs,)} if saved.options["use_dora"] else {})}
+    due = {
+        "a": (inputs, rank),
+        "b": (rank, outputs),
+        **({"magnitude": (outputs,)} if saved.options["use_dora"] else {}),
+    }
     for part in sorted({*due, *weight.parts}):
         given = weight.parts[part].shape if part in weight.parts else None
         if given != due.get(part):
