@@ -155,7 +155,10 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Adapter:
         raise _Wrong(f"it lacks {_TEXT!r}")
     head = _described(archive.read(_TEXT))
     rows = enumerate(_of_type(head, "layers", list))
-    return Adapter(_of_type(head, "name", str), tuple(_layer(archive, members, index, row) for index, row in rows))
+    layers = tuple(_layer(archive, members, index, row) for index, row in rows)
+    if len(members) != 1 + sum(len(weight.parts) for layer in layers for weight in layer.weights):
+        raise _Wrong("it holds arrays that its text does not name")
+    return Adapter(_of_type(head, "name", str), layers)
 
 
 def _described(text: bytes) -> dict[str, Any]:
@@ -192,6 +195,8 @@ def _weight(archive: zipfile.ZipFile, members: Members, index: int, row: Any) ->
     name = _of_type(row, "name", str)
     names = {part: _member(index, name, part) for part in _PARTS}
     parts = {part: _array(archive, members[member]) for part, member in names.items() if member in members}
+    if not {"a", "b"} <= parts.keys():
+        raise _Wrong(f"it lacks the arrays {names['a']!r} and {names['b']!r}, or one of them")
     return SavedWeight(name, tuple(shape), _of_type(row, "base", str), parts)
 
 

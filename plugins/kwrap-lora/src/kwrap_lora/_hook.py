@@ -44,7 +44,7 @@ class LoRA(kwrap.Hook):
             al. 2024): the layer reads m * V / ||V|| with V = W + alpha / rank * A B, and m at first the norms of
             W's columns, as they are stored. As in the paper's section 4.3 no gradient goes through ||V||. A column of
             zeros stays zero. Such adapters do not add up.
-        a_initializer: of A, a name or an initializer of Keras.
+        a_initializer: of A, a name or an initializer of Keras. One with a seed is the same for all weights of a shape.
         b_initializer: of B.
 
     Raises:
