@@ -95,6 +95,27 @@ def test_several_adapters_go_to_files_and_come_onto_one_model_by_name(file, tmp_
         load_adapter(model, tmp_path / "fr.npz")
 
 
+def test_names_that_keras_counts_on_do_not_matter_in_a_model_of_the_same_structure(tmp_path):
+    def unnamed():
+        keras.utils.set_random_seed(0)
+        return keras.Sequential([keras.Input((8,)), layers.Dense(8), layers.ReLU(), layers.Dense(8), layers.Dense(8)])
+
+    first, second = unnamed(), unnamed()
+    assert [layer.name for layer in first.layers] != [layer.name for layer in second.layers]
+    kwrap.wrap_model(first, LoRA(2, b_initializer="ones"), where=[first.layers[0].name, first.layers[2].name])
+    save_adapter(first, tmp_path / "first.npz")
+    load_adapter(second, tmp_path / "first.npz")
+    np.testing.assert_array_equal(second(INPUTS[0]), first(INPUTS[0]))
+
+
+def test_in_a_larger_model_layers_are_found_by_their_paths(adapted, file):
+    base = plain()
+    model = keras.Model(base.input, layers.Dense(2, name="more")(base.output))
+    load_adapter(model, file)
+    assert np.array_equal(model.get_layer("lstm").output.shape, base.output.shape)
+    np.testing.assert_array_equal(keras.Model(model.input, model.get_layer("lstm").output)(INPUTS), predict(adapted))
+
+
 def test_weights_of_half_precision_and_a_rank_of_its_own_for_each_layer(tmp_path):
     dense = layers.Dense(6, dtype="bfloat16", name="dense")
     model = keras.Sequential([keras.Input((8,)), dense])
@@ -188,6 +209,7 @@ def with_weight(head):
 
 
 FORGED = {
+    "of no layer": ({"change": lambda head: {**head, "layers": []}}, "it is on no layer"),
     "of a layer less": ({"change": without_layer}, "it holds arrays that its text does not name"),
     "of another weight": ({"change": with_weight}, "it lacks the arrays '0/bias/a.npy'"),
     "no text": ({"change": lambda head: []}, "describes no adapter"),
@@ -216,7 +238,9 @@ def test_matrices_that_do_not_fit_their_weight_are_an_error_that_names_it(file, 
     forged = rewritten(file, tmp_path / "forged.npz", members={"0/kernel/a.npy": npy(np.ones((7, 2), "float32"))})
     assert "'a' beside 'kernel' of 'hidden' has the shape (8, 2), and (7, 2) in the file" in refused(plain(), forged)
     without = rewritten(file, tmp_path / "without.npz", with_option("use_dora", True))
-    assert "'magnitude' beside 'kernel' of 'hidden' has the shape (6,), and None in the file" in refused(plain(), without)
+    assert "'magnitude' beside 'kernel' of 'hidden' has the shape (6,), and None in the file" in refused(
+        plain(), without
+    )
 
 
 def test_whichever_byte_of_a_file_is_damaged_the_error_says_so_or_the_file_is_as_good(file, tmp_path):
@@ -242,10 +266,19 @@ def test_whichever_byte_of_a_file_is_damaged_the_error_says_so_or_the_file_is_as
 
 
 def _content(adapter):
-    return adapter.name, [
-        (layer.path, layer.options, [(one.name, one.shape, one.base, _bytes(one.parts)) for one in layer.weights])
-        for layer in adapter.layers
-    ]
+    return (
+        adapter.name,
+        adapter.structure,
+        [
+            (
+                layer.path,
+                layer.position,
+                layer.options,
+                [(one.name, one.shape, one.base, _bytes(one.parts)) for one in layer.weights],
+            )
+            for layer in adapter.layers
+        ],
+    )
 
 
 def _bytes(parts):

@@ -55,18 +55,27 @@ class SavedWeight:
 
 @dataclass(frozen=True)
 class SavedLayer:
-    """A layer with an adapter: its path in the model, its hook's options, without `name` and `targets`, its weights."""
+    """A layer with an adapter.
+
+    Attributes:
+        path: its place in the model, by names.
+        position: its place among all layers of the model.
+        options: its hook's, without `name` and `targets`.
+        weights: those with an adapter beside them.
+    """
 
     path: str
+    position: int
     options: Mapping[str, Any]
     weights: tuple[SavedWeight, ...]
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a file holds: the adapter's name, and the layers that it is on."""
+    """What a file holds: the adapter's name, a hash of the model's structure, and the layers that it is on."""
 
     name: str
+    structure: str
     layers: tuple[SavedLayer, ...]
 
 
@@ -105,12 +114,13 @@ def _head(adapter: Adapter) -> dict[str, Any]:
     layers = [
         {
             "path": layer.path,
+            "position": layer.position,
             "options": dict(layer.options),
             "weights": [{"name": one.name, "shape": list(one.shape), "base": one.base} for one in layer.weights],
         }
         for layer in adapter.layers
     ]
-    return {"format": FORMAT, "name": adapter.name, "layers": layers}
+    return {"format": FORMAT, "name": adapter.name, "structure": adapter.structure, "layers": layers}
 
 
 def _member(index: int, weight: str, part: str) -> str:
@@ -156,9 +166,11 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Adapter:
     head = _described(archive.read(_TEXT))
     rows = enumerate(_of_type(head, "layers", list))
     layers = tuple(_layer(archive, members, index, row) for index, row in rows)
+    if not layers:
+        raise _Wrong("it is on no layer")
     if len(members) != 1 + sum(len(weight.parts) for layer in layers for weight in layer.weights):
         raise _Wrong("it holds arrays that its text does not name")
-    return Adapter(_of_type(head, "name", str), layers)
+    return Adapter(_of_type(head, "name", str), _of_type(head, "structure", str), layers)
 
 
 def _described(text: bytes) -> dict[str, Any]:
@@ -185,7 +197,7 @@ def _layer(archive: zipfile.ZipFile, members: Members, index: int, row: Any) -> 
     if not all(value is None or isinstance(value, bool | int | float | str) for value in options.values()):
         raise _Wrong("options in its text are no plain values")
     weights = (_weight(archive, members, index, one) for one in _of_type(row, "weights", list))
-    return SavedLayer(_of_type(row, "path", str), options, tuple(weights))
+    return SavedLayer(_of_type(row, "path", str), _of_type(row, "position", int), options, tuple(weights))
 
 
 def _weight(archive: zipfile.ZipFile, members: Members, index: int, row: Any) -> SavedWeight:

@@ -1,22 +1,19 @@
 """Saving what an adapter has learned, and putting it on a model."""
 
-import contextlib
-import difflib
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import keras
 
 import kwrap
-from kwrap.errors import AbsentHookError, KwrapError, OptionValueError, RuleError
+from kwrap.errors import AbsentHookError, KwrapError, OptionValueError
 from kwrap_lora._adapters import hooks_by_name
-from kwrap_lora._errors import AdapterFileError, AdapterMismatchError
+from kwrap_lora._errors import AdapterFileError
 from kwrap_lora._file import Adapter, SavedLayer, SavedWeight, read, write
 from kwrap_lora._hook import LoRA
-from kwrap_lora._options import matrix_shape
+from kwrap_lora._matching import check, hash_of, layers_of, matches, structure_of
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -27,7 +24,7 @@ _OPTIONS: Final = ("rank", "alpha", "dropout", "use_rslora", "use_dora", "phase"
 def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | None = None) -> None:
     """Write what an adapter on `model` has learned into a small file: A and B of each weight, and DoRA's magnitudes.
 
-    And what `load_adapter` needs: the adapter's name and options, its layers' paths, shapes, and a hash (SHA-256) of
+    And what `load_adapter` needs: the adapter's name and options, its layers' places, shapes, and a hash (SHA-256) of
     each weight beside it. The weights themselves are not in it, nor the scale. It is a zip file of arrays as
     `numpy.savez` writes them, and is written beside `path`, and then put in the place of what was there in one step.
 
@@ -49,28 +46,24 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     name = next(iter(found), LoRA.hook_name) if name is None else name
     if name not in found:
         raise AbsentHookError(model.name, name, list(found))
-    layers = (_saved(place, hook) for place, hook in found[name])
-    write(Adapter(name, tuple(layers)), path)
+    layers = layers_of(model)
+    positions = {place: position for position, place in enumerate(layers)}
+    saved = (_saved(place, positions[place], hook) for place, hook in found[name])
+    write(Adapter(name, structure_of(layers), tuple(saved)), path)
 
 
-def _saved(path: str, hook: LoRA) -> SavedLayer:
+def _saved(path: str, position: int, hook: LoRA) -> SavedLayer:
     config = hook.get_config()
     weights = (
         SavedWeight(
             target.name,
             target.shape,
-            _hash(target),
+            hash_of(target),
             {part: keras.ops.convert_to_numpy(variable) for part, variable in hook.parts(target).items()},
         )
         for target in hook.target_weights
     )
-    return SavedLayer(path, {option: config[option] for option in _OPTIONS}, tuple(weights))
-
-
-def _hash(target: kwrap.WeightTarget) -> str:
-    """Return a hash of a weight's values, as they are stored."""
-    value = keras.ops.convert_to_numpy(target.variable)
-    return hashlib.sha256(f"{target.dtype} {target.shape}".encode() + value.tobytes()).hexdigest()
+    return SavedLayer(path, position, {option: config[option] for option in _OPTIONS}, tuple(weights))
 
 
 def load_adapter(
@@ -78,8 +71,8 @@ def load_adapter(
 ) -> keras.Model:
     """Put the adapter of a file on `model`, in place, beside those that are there; return the model.
 
-    Its layers are found by their paths, as `kwrap.plan` shows them, and get hooks of the file's options. Everything is
-    checked before anything changes. A file may be anyone's: nothing in it is run, and no array is made that it does not
+    Its layers get hooks of the file's options. In a model of the same layer classes in the same order they are found by
+    their positions, in any other by their paths, as `kwrap.plan` shows them. Everything is checked before anything changes. A file may be anyone's: nothing in it is run, and no array is made that it does not
     hold.
 
     Args:
@@ -95,15 +88,13 @@ def load_adapter(
     """
     adapter = read(Path(path))
     name = adapter.name if name is None else name
-    hooks = [_hook(layer, adapter.name, str(path)).get_config() for layer in adapter.layers]
-    layers = _layers(model, {layer.path for layer in adapter.layers}, name)
-    _check(adapter, model, layers, str(path), other_base)
-    rules = [
-        LoRA.from_config({**config, "name": name}).at(_only(layers[saved.path]))
-        for saved, config in zip(adapter.layers, hooks, strict=True)
-    ]
-    kwrap.wrap_model(model, rules)
-    saved_on = {id(layers[saved.path]): saved for saved in adapter.layers}
+    configs = [_hook(saved, adapter.name, str(path)).get_config() for saved in adapter.layers]
+    layers = layers_of(model)
+    found = matches(adapter, layers)
+    check(found, model, layers, str(path), other_base)
+    hooks = [LoRA.from_config({**config, "name": name}) for config in configs]
+    kwrap.wrap_model(model, [hook.at(_only(match.layer)) for hook, match in zip(hooks, found, strict=True)])
+    saved_on = {id(match.layer): match.saved for match in found}
     for entry in kwrap.plan(model).entries:
         if saved := saved_on.get(id(entry.layer)):
             _fill(next(hook for hook in entry.all_hooks if hook.name == name), saved)
@@ -124,20 +115,7 @@ def _hook(layer: SavedLayer, name: str, file: str) -> LoRA:
         raise AdapterFileError(file, f"the options of layer {layer.path!r} cannot be: {error}") from error
 
 
-def _layers(model: keras.Model, wanted: Set[str], name: str) -> dict[str, keras.Layer]:
-    """Return the layers of a model by their paths; raise if a hook of that name cannot go on those `wanted`."""
-    found: dict[str, keras.Layer] = {}
-
-    def note(layer: keras.Layer, path: str) -> bool:
-        found[path] = layer
-        return path in wanted
-
-    with contextlib.suppress(RuleError):  # None of them is there, or has weights to train beside.
-        kwrap.plan(model, LoRA(rank=1, name=name), where=note)
-    return found
-
-
-def _only(wanted: keras.Layer) -> Callable[[keras.Layer, str], bool]:
+def _only(wanted: keras.Layer | None) -> Callable[[keras.Layer, str], bool]:
     return lambda layer, path: layer is wanted
 
 
@@ -146,57 +124,3 @@ def _fill(hook: Any, saved: SavedLayer) -> None:
     for target in hook.target_weights:
         for part, variable in hook.parts(target).items():
             variable.assign(parts[target.name][part])
-
-
-def _check(
-    adapter: Adapter, model: keras.Model, layers: Mapping[str, keras.Layer], file: str, other_base: bool
-) -> None:
-    """Raise AdapterMismatchError unless the adapter's layers, weights and shapes are those of the model."""
-    pairs = [(saved, layers.get(saved.path)) for saved in adapter.layers]
-    problems = [problem for saved, layer in pairs for problem in _problems(saved, layer, layers)]
-    if problems:
-        raise AdapterMismatchError(file, model.name, problems, "Load it on the model that it was trained on.")
-    if other_base:
-        return
-    others = [problem for saved, layer in pairs for problem in _other_values(saved, layer)]
-    if others:
-        way_out = "It adds up to something else there; if that is meant: other_base=True."
-        raise AdapterMismatchError(file, model.name, others, way_out)
-
-
-def _problems(saved: SavedLayer, layer: keras.Layer | None, layers: Mapping[str, keras.Layer]) -> Iterator[str]:
-    if layer is None:
-        near = difflib.get_close_matches(saved.path, layers, cutoff=0.4)
-        yield f"there is no layer {saved.path!r}" + (f" (near: {', '.join(map(repr, near))})" if near else "")
-        return
-    targets = {target.name: target for target in kwrap.weight_targets(layer)}
-    for weight in saved.weights:
-        target = targets.get(weight.name)
-        if target is None:
-            yield f"{saved.path!r}, a {type(layer).__name__}, has no weight {weight.name!r}"
-        elif target.shape != weight.shape:
-            yield f"{weight.name!r} of {saved.path!r} has the shape {target.shape}, and {weight.shape} in the file"
-        else:
-            yield from _wrong_parts(saved, weight, target)
-
-
-def _wrong_parts(saved: SavedLayer, weight: SavedWeight, target: kwrap.WeightTarget) -> Iterator[str]:
-    inputs, outputs = matrix_shape(target)
-    rank = saved.options["rank"]
-    due = {
-        "a": (inputs, rank),
-        "b": (rank, outputs),
-        **({"magnitude": (outputs,)} if saved.options["use_dora"] else {}),
-    }
-    for part in sorted({*due, *weight.parts}):
-        given = weight.parts[part].shape if part in weight.parts else None
-        if given != due.get(part):
-            what = f"{part!r} beside {weight.name!r} of {saved.path!r}"
-            yield f"{what} has the shape {due.get(part)}, and {given} in the file"
-
-
-def _other_values(saved: SavedLayer, layer: keras.Layer | None) -> Iterator[str]:
-    targets = {target.name: target for target in kwrap.weight_targets(layer)}
-    for weight in saved.weights:
-        if _hash(targets[weight.name]) != weight.base:
-            yield f"{weight.name!r} of {saved.path!r} has other values than when the adapter was trained"
