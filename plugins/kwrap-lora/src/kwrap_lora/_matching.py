@@ -54,7 +54,7 @@ class Match:
 def matches(adapter: Adapter, layers: Mapping[str, keras.Layer]) -> list[Match]:
     """Return the layers that an adapter means: in a model of the same structure by their positions, else by paths.
 
-    Keras counts on the names that it gives, from one model to the next.
+    Names that Keras gives by itself are other ones in the next model: it goes on counting.
     """
     if adapter.structure == structure_of(layers):
         pairs = list(layers.items())

@@ -72,8 +72,8 @@ def load_adapter(
     """Put the adapter of a file on `model`, in place, beside those that are there; return the model.
 
     Its layers get hooks of the file's options. In a model of the same layer classes in the same order they are found by
-    their positions, in any other by their paths, as `kwrap.plan` shows them. Everything is checked before anything changes. A file may be anyone's: nothing in it is run, and no array is made that it does not
-    hold.
+    their positions, in any other by their paths, as `kwrap.plan` shows them. Everything is checked before anything
+    changes. A file may be anyone's: nothing in it is run, and no array is made that it does not hold.
 
     Args:
         name: under which it is on the model; default: the one in the file.
