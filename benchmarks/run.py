@@ -20,6 +20,7 @@ SCRIPTS = {
     LEGACY: "Training steps with tensorflow-model-optimization's pruning",
     "steps.py": "Training steps",
     "norm.py": "Training steps with spectral normalization",
+    "lora.py": "Training steps with LoRA, beside Keras' own",
     "wrapping.py": "Wrapping, memory, tracing",
     "size.py": "Growth with the number of layers",
     "limits.py": "Where the time goes that misses a target",
@@ -44,7 +45,7 @@ def main() -> None:
     unfinished = HERE / "RESULTS.md.unfinished"
     parts = [
         "# Results",
-        measure.environment("kwrap", "kwrap-prune", "keras", "tensorflow"),
+        measure.environment("kwrap", "kwrap-prune", "kwrap-lora", "keras", "tensorflow"),
         (HERE / "reading.md").read_text(),
     ]
     for script, title in SCRIPTS.items():

@@ -53,6 +53,20 @@ class Times(kwrap.Hook):
         return value * 2
 
 
+@kwrap.hook(layer_type=layers.Layer, name="weights_add")
+class Add(kwrap.Hook):
+    """Add a number, whatever the weights are."""
+
+    additive = True
+
+    def __init__(self, amount=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.amount = amount
+
+    def parametrize(self, target, value, *, training):
+        return value + self.amount
+
+
 @kwrap.hook(layer_type=layers.Layer, name="weights_by_phase")
 class ByPhase(kwrap.Hook):
     """Read the weights in training, zeros in inference."""
@@ -269,6 +283,22 @@ def test_outside_its_phase_a_hook_does_not_act(phase, in_training, in_inference,
     np.testing.assert_allclose(model(X, training=False), X @ (ONES * in_inference), rtol=1e-6)
     kwrap.unwrap_model(model)
     np.testing.assert_array_equal(kernel_of(model), ONES * left)
+
+
+def test_of_hooks_that_add_one_is_merged_while_another_before_it_stays():
+    model = kwrap.wrap_model(line(), [Add(amount=1.0, name="one"), Add(amount=2.0, name="two")])
+    kwrap.unwrap_model(model, "two")
+    np.testing.assert_array_equal(kernel_of(model), ONES + 2)
+    kwrap.unwrap_model(model)
+    np.testing.assert_array_equal(kernel_of(model), ONES + 3)
+
+
+@pytest.mark.parametrize("hooks", [[Add(), Times()], [Times(), Add()], [Add(), Times(name="other"), Add(name="last")]])
+def test_beside_a_hook_that_does_not_add_the_order_counts(hooks):
+    model = kwrap.wrap_model(line(), hooks)
+    with pytest.raises(WrapperStateError, match="cannot be merged into 'kernel' exactly while"):
+        kwrap.unwrap_model(model, hooks[-1].name)
+    np.testing.assert_array_equal(kernel_of(model), ONES)
 
 
 def test_dropped_hooks_leave_the_weights_as_stored():

@@ -14,6 +14,7 @@ MODULES = (
     "kwrap_prune.tfmot",
     "kwrap_noise",
     "kwrap_norm",
+    "kwrap_lora",
 )
 
 

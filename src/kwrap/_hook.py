@@ -232,6 +232,14 @@ class Hook(keras.layers.Layer):
         """The place in the model of the layer that the hook is on; None before it is on one."""
         return self._place
 
+    @property
+    def additive(self) -> bool:
+        """Whether what `parametrize` adds to a value does not depend on the value; a class says `additive = True`.
+
+        Of such hooks, one is taken off exactly while others before it stay.
+        """
+        return False
+
     def at(self, where: Where, *, exclude: Where | None = None) -> "Rule":
         """Return a rule that puts this hook on the layers at `where`."""
         return Rule(self, where, exclude)

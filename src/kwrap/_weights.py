@@ -145,18 +145,20 @@ def _parametrized(target: WeightTarget, hooks: Iterable[Hook], training: bool) -
 def _merged(target: WeightTarget, variable: keras.Variable, hooks: Iterable[Hook], leaving: Sequence[Hook]) -> Any:
     """Return a variable with the effect on the target of those `hooks` that are `leaving`; exact, or an error."""
     value = _keras.read(variable)
-    staying = None
+    readers: list[Hook] = []
     for hook in hooks:
         if not _changes(hook, target):
             continue
         if hook not in leaving:
             # What it makes of a weight as it is read, it would make of the merged weight again.
-            reads = hook.overrides("parametrize") and hook.phase != "training"
-            staying = hook if reads and staying is None else staying
+            if hook.overrides("parametrize") and hook.phase != "training":
+                readers.append(hook)
             continue
         stored = _constrained(hook, target, value, updated=False) if hook.overrides("constrain") else value
         with blaming(hook, "merge"):
             value = _checked(hook.merge(target, stored), target)
+        # What two hooks add to whatever they are given is the same in either order.
+        staying = next((reader for reader in readers if not (reader.additive and hook.additive)), None)
         if value is not stored and staying is not None:
             raise WrapperStateError(
                 f"hook {hook.name!r} at {hook.path!r} cannot be merged into {target.name!r} exactly while "

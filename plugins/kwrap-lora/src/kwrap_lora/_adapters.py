@@ -1,0 +1,58 @@
+"""The adapters on a model by their names: which there are, and how much each of them counts."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import keras
+
+import kwrap
+from kwrap.errors import AbsentHookError, OptionValueError
+from kwrap_lora._hook import LoRA
+
+__all__ = ["adapters", "hooks_by_name", "use_adapters"]
+
+
+def adapters(model: keras.Model) -> dict[str, float]:
+    """Return the names of the LoRA hooks on `model`, in their order, each with its scale: 1 is on, 0 is off.
+
+    Where an adapter's layers have scales of their own, the first layer's counts.
+    """
+    found = {name: hooks[0][1] for name, hooks in hooks_by_name(model).items()}
+    return {name: float(keras.ops.convert_to_numpy(hook.scale)) for name, hook in found.items()}
+
+
+def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, float]) -> keras.Model:
+    """Switch the adapters on `model`: those that are `chosen` on, all others off; return the model.
+
+    Only variables are set, so nothing is traced again. An adapter that is off has no effect on what the model computes
+    and no gradient, but its product is still computed, and what an optimizer does without a gradient (weight decay,
+    momentum) is done to it too.
+
+    Args:
+        chosen: a name, several, whose effects add up, or a factor for each name. `[]`: the model without them.
+
+    Raises:
+        AbsentHookError: an adapter is not on the model; nothing was changed.
+        OptionValueError: a factor is no finite number.
+    """
+    hooks = hooks_by_name(model)
+    names = [chosen] if isinstance(chosen, str) else chosen
+    scales = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
+    for name, scale in scales.items():
+        if name not in hooks:
+            raise AbsentHookError(model.name, name, list(hooks))
+        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+            raise OptionValueError("use_adapters", name, scale, "is not a finite number")
+    for name, those in hooks.items():
+        for _, hook in those:
+            hook.scale.assign(scales.get(name, 0.0))
+    return model
+
+
+def hooks_by_name(model: keras.Model) -> dict[str, list[tuple[str, LoRA]]]:
+    """Return the (path, hook) pairs of each adapter that is on `model` and has weights to act on."""
+    found: dict[str, list[tuple[str, LoRA]]] = {}
+    for path, hook in kwrap.find_hooks(model, LoRA):
+        if isinstance(hook, LoRA) and hook.target_weights:
+            found.setdefault(hook.name, []).append((path, hook))
+    return found
