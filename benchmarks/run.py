@@ -19,6 +19,7 @@ SCRIPTS = {
     "prune_steps.py": "Training steps with pruning",
     LEGACY: "Training steps with tensorflow-model-optimization's pruning",
     "steps.py": "Training steps",
+    "probe.py": "Training steps with probes",
     "wrapping.py": "Wrapping, memory, tracing",
     "size.py": "Growth with the number of layers",
     "limits.py": "Where the time goes that misses a target",

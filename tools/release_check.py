@@ -28,16 +28,16 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = [ROOT, ROOT / "plugins" / "kwrap-prune", ROOT / "plugins" / "kwrap-noise"]
+PACKAGES = [ROOT, ROOT / "plugins" / "kwrap-prune", ROOT / "plugins" / "kwrap-noise", ROOT / "plugins" / "kwrap-probe"]
 FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(added|changed|fixed|removed)(\.\d+)?\.md")
 
 SMOKE_TEST = """
 import sys
 import keras
 import numpy as np
-import kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_prune
+import kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_probe, kwrap_prune
 
-for module in (kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_prune):
+for module in (kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_probe, kwrap_prune):
     assert module.__file__.startswith(sys.prefix), module.__file__
 assert {plugin.name for plugin in kwrap.plugins.list()} >= {"noise", "prune"}, kwrap.plugins.list()
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])

@@ -13,6 +13,7 @@ MODULES = (
     "kwrap_prune",
     "kwrap_prune.tfmot",
     "kwrap_noise",
+    "kwrap_probe",
 )
 
 
