@@ -26,7 +26,7 @@ def network(*, root: bool = True) -> keras.Model:
         [
             keras.Input((3,)),
             keras.layers.Dense(3, kernel_initializer="identity", name="first"),
-            Root(name="root") if root else keras.layers.Activation("tanh", name="root"),
+            Root(name="root") if root else keras.layers.Activation("relu", name="root"),
             keras.layers.Dense(3, name="third"),
             keras.layers.Dense(2, name="head"),
         ]
@@ -106,7 +106,7 @@ def test_finite_training_has_nothing_to_tell_and_reset_forgets():
 def test_large_values_whose_sum_overflows_are_finite():
     model = guarded()
     model(np.full((4, 3), 3e38, "float32"), training=True)
-    assert first_non_finite(model) is None or first_non_finite(model).path != "first"
+    assert first_non_finite(model) is None  # the root of it is small
 
 
 @pytest.mark.parametrize("how", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
@@ -127,7 +127,8 @@ def test_eagerly_it_raises_in_the_call_itself(inputs, path):
         model.train_on_batch(inputs, Y)
 
 
-@pytest.mark.parametrize(("inputs", "path"), [(-POSITIVE, "output of layer 'root'"), (0 * X, "layer 'first'")])
+# TensorFlow puts a backslash before quotes.
+@pytest.mark.parametrize(("inputs", "path"), [(-POSITIVE, "output of layer .{1,3}root"), (0 * X, "layer .{1,3}first")])
 def test_a_compiled_function_stops_with_the_same_sentence(inputs, path):
     model = guarded(NaNGuard(raises=True), jit_compile=False)
     with pytest.raises(tf.errors.InvalidArgumentError, match=path):

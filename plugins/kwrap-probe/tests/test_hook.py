@@ -127,8 +127,6 @@ def test_every_nth_call_is_measured_and_all_of_it_alone_counts():
     model = network()
     kwrap.wrap_model(model, Probe(every=3, sample=None))
     model.compile(keras.optimizers.SGD(0.0), "mse")
-    expected = [reference(model.__class__.from_config(model.get_config()), X, Y)]
-    del expected
     plain = kwrap.unwrap_model(kwrap.clone_model(model))
     model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
     batches = [reference(plain, X[at : at + 4], Y[at : at + 4]) for at in (0, 12)]
@@ -331,7 +329,7 @@ y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
 def run(strategy):
     with strategy.scope():
         keras.utils.set_random_seed(0)
-        model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(5, activation="relu", name="hidden"),
+        model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(5, activation="tanh", name="hidden"),
                                   keras.layers.Dense(2, name="head")])
         kwrap.wrap_model(model, [Probe(every=2, sample=None), NaNGuard()])
         model.compile(keras.optimizers.SGD(0.1), "mse")

@@ -175,7 +175,10 @@ def series(source: str, weight: str | None) -> str:
 
 def described(outputs: Any) -> str:
     """Return the dtypes of nested outputs as text."""
-    dtypes = [str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in keras.tree.flatten(outputs)]
+    dtypes = [
+        keras.backend.standardize_dtype(leaf.dtype) if hasattr(leaf, "dtype") else type(leaf).__name__
+        for leaf in keras.tree.flatten(outputs)
+    ]
     return ", ".join(dict.fromkeys(dtypes)) or "nothing"
 
 

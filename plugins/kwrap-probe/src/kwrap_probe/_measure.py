@@ -115,8 +115,8 @@ def _extremes(values: Any) -> Sequence[Any]:
         broken = count - tf.math.count_nonzero(finite)
         low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
         high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
-        there = tf.cast(broken < count, values.dtype)
-        return low * there, high * there, broken
+        none = tf.zeros([], values.dtype)
+        return tf.where(broken < count, low, none), tf.where(broken < count, high, none), broken
 
     # A sum is finite only if all are; one that overflows takes the longer way for nothing.
     whole = tf.math.is_finite(tf.reduce_sum(values)) & (count > 0)

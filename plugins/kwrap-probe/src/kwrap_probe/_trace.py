@@ -129,7 +129,8 @@ def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, trainin
     token = _lines.set(lines)
     try:
         if inputs is None:
-            specs = keras.tree.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), model.inputs)
+            symbols = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+            specs = keras.tree.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), symbols)
             tf.function(lambda each: model(each, training=training), autograph=False).get_concrete_function(specs)
         else:
             model(inputs, training=training)
