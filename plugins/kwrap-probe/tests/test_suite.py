@@ -7,7 +7,7 @@ from kwrap_probe import FeatureTap, NaNGuard, Probe, Trace
 INPUTS = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
 
 TWICE = {
-    "two_replicas_train_as_one": "statistics are of what all replicas saw, here the same data twice: see test_replicas",
+    "two_replicas_train_as_one": "statistics are of what all replicas saw, here the same data twice: see test_hook.py",
 }
 
 
@@ -38,4 +38,3 @@ class TestProbe(kwrap.testing.HookSuite):
         (FeatureTap("hidden", of="inputs"), dense(), INPUTS),
         (Trace(to=quiet), dense(), INPUTS),
     )
-    bad_options = ()
