@@ -49,7 +49,9 @@ HOWS = [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}]
 @pytest.mark.parametrize("how", HOWS, ids=str)
 def test_the_callback_names_the_layer_whose_output_is_the_first(how):
     model = guarded(**how)
-    with pytest.raises(NonFiniteError, match="the output of layer 'root' is not finite in call 2 .*look at its") as told:
+    with pytest.raises(
+        NonFiniteError, match=r"the output of layer 'root' is not finite in call 2 .*look at its"
+    ) as told:
         model.fit(NEGATIVE, Y, batch_size=8, shuffle=False, verbose=0, callbacks=[StopOnNonFinite()])
     error = told.value
     assert (error.path, error.what, error.call, error.inputs_finite) == ("root", "output", 2, True)
@@ -59,7 +61,7 @@ def test_the_callback_names_the_layer_whose_output_is_the_first(how):
 def test_the_callback_names_the_layer_whose_outputs_gradient_is_the_first(how):
     # The root of zero is finite, its gradient infinite: that is the gradient of what the layer before gives.
     model = guarded(**how)
-    with pytest.raises(NonFiniteError, match="the gradient of the output of layer 'first' .* in call 2"):
+    with pytest.raises(NonFiniteError, match=r"the gradient of the output of layer 'first' .* in call 2"):
         model.fit(ZERO, Y, batch_size=8, shuffle=False, verbose=0, callbacks=[StopOnNonFinite()])
 
 
@@ -75,8 +77,8 @@ def test_training_stops_without_an_error_if_asked_so():
 def test_of_several_batches_that_run_at_once_the_first_bad_one_is_named():
     model = guarded(steps_per_execution=4)
     inputs = np.concatenate([POSITIVE, NEGATIVE[8:], -POSITIVE[:8]])
+    labels = np.ones((32, 2))
     with pytest.raises(NonFiniteError, match="layer 'root' is not finite in call 3"):
-        labels = np.ones((32, 2))
         model.fit(inputs, labels, batch_size=8, shuffle=False, verbose=0, callbacks=[StopOnNonFinite(every=1)])
 
 

@@ -146,8 +146,8 @@ def test_reset_forgets_all_and_measures_the_next_call():
     assert {each.calls for each in report(model).statistics} == {1}
 
 
-def test_inference_measures_nothing_and_has_the_bare_models_graph():
-    model, bare = network(), network()
+def test_inference_measures_nothing():
+    model = network()
     kwrap.wrap_model(model, Probe(**EXACT))
     model.compile("sgd", "mse")
     model.predict(X, verbose=0)
@@ -183,7 +183,7 @@ def test_all_floating_tensors_of_a_layers_outputs_count_together_and_others_do_n
             return {"scores": inputs, "index": whole, "more": [keras.ops.cast(2 * inputs, "float16")]}
 
     wrapper = kwrap.Wrapper(Many(name="many"), [Probe(["inputs", "outputs"], **EXACT)])
-    outputs = wrapper([tf.constant(X)][0], training=True)
+    outputs = wrapper(tf.constant(X), training=True)
     assert outputs["index"].dtype == tf.int32
     (vector,) = [each for (source, _), each in wrapper.hooks[0].vectors().items() if source == "outputs"]
     values = np.concatenate([X.reshape(-1), (2 * X).astype("float16").astype("float32").reshape(-1)])
@@ -226,7 +226,9 @@ def test_a_probe_behind_another_hook_sees_the_weights_that_the_layer_reads():
 
     model = network()
     kernel = np.array(model.get_layer("head").kernel)
-    kwrap.wrap_model(model, [Probe("weights", name="stored", **EXACT), Halve(), Probe("weights", **EXACT)], where="head")
+    kwrap.wrap_model(
+        model, [Probe("weights", name="stored", **EXACT), Halve(), Probe("weights", **EXACT)], where="head"
+    )
     model(X, training=True)
     stored, read = report(model).statistics
     must_be(stored, kernel)
@@ -347,7 +349,9 @@ print(json.dumps([alone, together]))
 
 def test_two_replicas_count_as_one_that_saw_all_of_both():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     (alone, *guards), (together, *of_two) = json.loads(done.stdout.splitlines()[-1])
     assert guards == of_two

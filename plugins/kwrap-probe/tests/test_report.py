@@ -61,7 +61,7 @@ def test_values_that_are_all_one_are_in_the_middle():
 def test_print_shows_columns(probed):
     title, head, first, *_ = str(report(probed)).splitlines()
     assert title == "what probes saw in '<i>net'"
-    assert head.split() == "layer of calls mean spread minimum maximum zeros non-finite histogram".split()
+    assert " ".join(head.split()) == "layer of calls mean spread minimum maximum zeros non-finite histogram"
     expected = [f"{number:.3g}" for number in (X.mean(), X.std(), X.min(), X.max())]
     assert first.split()[:9] == ["[b]<script>dense&$", "inputs", "1", *expected, "0.0%", "0"]
     assert "plain: outputs" in str(report(probed))

@@ -155,16 +155,18 @@ def first_non_finite(model: keras.Model) -> FirstNonFinite | None:
         AbsentHookError: no NaNGuard is on the model.
         ModelTypeError: this is no Keras model.
     """
-    guards = _guards(model)
-    seen = [(path, *(int(each) for each in keras.ops.convert_to_numpy(hook.seen.value))) for path, hook in guards]
-    outputs = [(call, not fed, place) for place, (_, _, call, _, fed) in enumerate(seen) if call]
-    gradients = [(call, -place) for place, (_, _, _, call, _) in enumerate(seen) if call]
+    paths, calls = [], []
+    for path, hook in _guards(model):
+        paths.append(path)
+        calls.append([int(number) for number in keras.ops.convert_to_numpy(hook.seen.value)])
+    outputs = [(seen[_OUTPUT], not seen[_FED], place) for place, seen in enumerate(calls) if seen[_OUTPUT]]
+    gradients = [(seen[_GRADIENT], -place) for place, seen in enumerate(calls) if seen[_GRADIENT]]
     if outputs and (not gradients or min(outputs)[0] <= min(gradients)[0]):
         call, unfed, place = min(outputs)
-        return FirstNonFinite(seen[place][0], "output", call, not unfed)
+        return FirstNonFinite(paths[place], "output", call, not unfed)
     if gradients:
         call, place = min(gradients)
-        return FirstNonFinite(seen[-place][0], "gradient", call, True)
+        return FirstNonFinite(paths[-place], "gradient", call, True)
     return None
 
 
@@ -202,7 +204,9 @@ class StopOnNonFinite(keras.callbacks.Callback):
         states = [hook.seen for _, hook in _guards(self.model)]
         # One look for all layers, compiled.
         self._any = tf.function(
-            lambda: tf.reduce_any(tf.stack([tf.convert_to_tensor(each.value)[_OUTPUT : _GRADIENT + 1] > 0 for each in states]))
+            lambda: tf.reduce_any(
+                tf.stack([tf.convert_to_tensor(each.value)[_OUTPUT : _GRADIENT + 1] > 0 for each in states])
+            )
         )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -223,5 +227,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
 def _guards(model: keras.Model) -> list[tuple[str, Any]]:
     guards = kwrap.find_hooks(model, NaNGuard)
     if not guards:
-        raise AbsentHookError(model.name, NaNGuard.hook_name, sorted({hook.name for _, hook in kwrap.find_hooks(model)}))
+        raise AbsentHookError(
+            model.name, NaNGuard.hook_name, sorted({hook.name for _, hook in kwrap.find_hooks(model)})
+        )
     return guards

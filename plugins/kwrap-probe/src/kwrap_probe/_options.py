@@ -34,7 +34,9 @@ def checked_log(log: Any, watch: Sequence[str], owner: str) -> tuple[tuple[str, 
             problem = f"has {entry!r}, which is not <source>/<statistic>, of {listed(SOURCES)} and {listed(STATISTICS)}"
             raise OptionValueError(owner, "log", log, problem)
         if source not in watch:
-            raise OptionValueError(owner, "log", log, f"has {entry!r}, and watch={tuple(watch)!r} leaves {source!r} out")
+            raise OptionValueError(
+                owner, "log", log, f"has {entry!r}, and watch={tuple(watch)!r} leaves {source!r} out"
+            )
         pairs.append((source, statistic))
     return tuple(dict.fromkeys(pairs))
 

@@ -76,7 +76,12 @@ class Statistics:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {**vars(self), "name": self.name, "zero_share": self.zero_share, "bins": [list(bin) for bin in self.bins]}
+        return {
+            **vars(self),
+            "name": self.name,
+            "zero_share": self.zero_share,
+            "bins": [list(bin) for bin in self.bins],
+        }
 
     def histogram(self, count: int = _WIDTH) -> list[float]:
         """Return the histogram in `count` bins of equal width from the minimum to the maximum; zeros without one.
@@ -89,7 +94,11 @@ class Statistics:
         for left, right, number in self.bins:
             left, right = max(left, self.minimum), min(right, self.maximum)
             if right > left and width > 0:
-                heights += number * np.clip(np.minimum(edges[1:], right) - np.maximum(edges[:-1], left), 0, None) / (right - left)
+                heights += (
+                    number
+                    * np.clip(np.minimum(edges[1:], right) - np.maximum(edges[:-1], left), 0, None)
+                    / (right - left)
+                )
             else:  # zeros, or all values are one
                 place = int((left - self.minimum) / width) if width > 0 else count // 2
                 heights[min(max(place, 0), count - 1)] += number
@@ -148,12 +157,11 @@ class Report:
 
     def _repr_html_(self) -> str:
         head = _html_row([html.escape(name) for name in _COLUMNS], "th")
-        body = "".join(
-            _html_row([*map(html.escape, _cells(each)), _svg(each)], "td") for each in self.statistics
-        )
+        body = "".join(_html_row([*map(html.escape, _cells(each)), _svg(each)], "td") for each in self.statistics)
         style = "border-collapse: collapse; margin: 0.3em 0; color: inherit"
+        title = f"<strong>what probes saw in {html.escape(self.model)}</strong>"
         return (
-            f'<div style="overflow-x: auto; color: inherit"><strong>what probes saw in {html.escape(self.model)}</strong>'
+            f'<div style="overflow-x: auto; color: inherit">{title}'
             f'<table style="{style}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
         )
 
@@ -174,7 +182,7 @@ def report(model: keras.Model) -> Report:
         tuple(
             _statistics(path, hook.name, source, weight, keras.ops.convert_to_numpy(vector.value))
             for path, hook in probes
-            for (source, weight), vector in hook.vectors().items()  # type: ignore[attr-defined]
+            for (source, weight), vector in hook.vectors().items()
         ),
     )
 

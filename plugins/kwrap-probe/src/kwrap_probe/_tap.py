@@ -28,9 +28,7 @@ class FeatureTap(kwrap.Hook):
 
     observes = True
 
-    def __init__(
-        self, key: str = "features", *, of: Literal["inputs", "outputs"] = "outputs", **kwargs: Any
-    ) -> None:
+    def __init__(self, key: str = "features", *, of: Literal["inputs", "outputs"] = "outputs", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not isinstance(key, str) or not key:
             raise OptionValueError(self.hook_name, "key", key, "is no name: a text that is not empty")

@@ -120,8 +120,8 @@ def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, trainin
     """
     if inputs is None and not hasattr(model, "inputs"):
         raise WrapperStateError(
-            f"model {model.name!r} does not say what it takes: give kwrap_probe.shapes(model, inputs) something to call "
-            "it on"
+            f"model {model.name!r} does not say what it takes: give something to call it on, as in "
+            "kwrap_probe.shapes(model, inputs)"
         )
     name = "kwrap_probe.shapes"
     kwrap.wrap_model(model, Trace(name=name), where=where)

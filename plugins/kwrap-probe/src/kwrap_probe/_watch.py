@@ -21,7 +21,6 @@ def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
     function, and its gradient is taken outside, TensorFlow would else leave them out.
     """
 
-    @tf.custom_gradient
     def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
         def gradient(upstream: Any) -> Any:
             # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
@@ -31,7 +30,7 @@ def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
 
         return tf.identity(values), gradient
 
-    return identity(tensor)
+    return tf.custom_gradient(identity)(tensor)
 
 
 def assigned(variable: keras.Variable, value: Any) -> list[Any]:
