@@ -55,7 +55,7 @@ class Probe(kwrap.Hook):
         watch: Sequence[str] = SOURCES,
         *,
         every: int = 10,
-        sample: int | None = 65_536,
+        sample: int | None = 8192,
         histogram: bool = True,
         log: Sequence[str] = (),
         phase: Literal["always", "training", "inference"] = "training",
@@ -120,14 +120,12 @@ class Probe(kwrap.Hook):
         count = tf.convert_to_tensor(self.calls.value)
         due = tf.equal(count % self.every, 0)
         assigned(self.calls, count + 1)
-        if "inputs" in self.watch:
-            self._record(self.inputs, due, floating(inputs))
         outputs = call_next(inputs)
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
-        if "outputs" in self.watch:
-            self._record(self.outputs, due, tensors)
+        looks = {"inputs": floating(inputs), "outputs": tensors}
+        self._record(due, [(getattr(self, source), seen) for source, seen in looks.items() if source in self.watch])
         if "output_gradients" not in self.watch:
             return outputs
         return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, due, each), outputs)
@@ -137,7 +135,7 @@ class Probe(kwrap.Hook):
         # `call`, which is around this, has counted the call already.
         due = tf.equal((tf.convert_to_tensor(self.calls.value) - 1) % self.every, 0)
         if "weights" in self.watch:
-            self._record(self.state(target, "weights"), due, [value])
+            self._record(due, [(self.state(target, "weights"), [value])])
         if "weight_gradients" not in self.watch:
             return value
         return self._watched(self.state(target, "weight_gradients"), due, value)
@@ -152,20 +150,34 @@ class Probe(kwrap.Hook):
     def _watched(self, variable: keras.Variable, due: Any, tensor: Any) -> Any:
         if not floating(tensor):
             return tensor
-        return watched(tensor, lambda gradient: self._record(variable, due, [gradient]))
+        return watched(tensor, lambda gradient: self._record(due, [(variable, [gradient])]))
 
-    def _record(self, variable: keras.Variable, due: Any, tensors: Sequence[Any]) -> list[Any]:
-        """Add what is measured of tensors, if it is time; return the ops that do."""
-        if not tensors:
-            return []
+    def _record(self, due: Any, looks: Sequence[tuple[keras.Variable, Sequence[Any]]]) -> list[Any]:
+        """Add to each variable what is measured of its tensors, if it is time; return the ops that do."""
+        looks = [(variable, tensors) for variable, tensors in looks if tensors]
         measured = measure(self.sample, self.histogram)
-        old = tf.convert_to_tensor(variable.value)
-        if replicas() == 1:
-            new = tf.cond(due, lambda: added(old, measured(flat(tensors))), lambda: old)
-        else:  # who cannot agree on anything inside of a condition
-            of_this = tf.cond(due, lambda: measured(flat(tensors)), lambda: tf.zeros_like(old))
-            new = added(old, of_all_replicas(of_this))
-        return assigned(variable, new)
+        if not looks:
+            return []
+        if replicas() == 1 and all(isinstance(variable.value, tf.Variable) for variable, _ in looks):
+            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: False)]
+        # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
+        new = tf.cond(
+            due,
+            lambda: tf.stack([measured(flat(tensors)) for _, tensors in looks]),
+            lambda: tf.zeros([len(looks), length(self.histogram)], tf.float64),
+        )
+        return [
+            op
+            for (variable, _), each in zip(looks, tf.unstack(of_all_replicas(new)), strict=True)
+            for op in assigned(variable, added(tf.convert_to_tensor(variable.value), each))
+        ]
+
+
+def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[[Any], Any]) -> Any:
+    for variable, tensors in looks:
+        held = variable.value
+        held.assign(added(tf.convert_to_tensor(held), measured(flat(tensors))), read_value=False)
+    return True
 
 
 def series(source: str, weight: str | None) -> str:

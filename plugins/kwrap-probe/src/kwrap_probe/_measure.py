@@ -71,9 +71,25 @@ def measure(sample: int | None, histogram: bool) -> kwrap.Kernel[..., Any]:
 
     def measured(values: Any) -> Any:
         values = values if values.dtype == tf.float64 else tf.cast(values, tf.float32)
-        part = values if sample is None else _sampled(values, sample)
-        scalars = tf.stack([*_extremes(values), tf.constant(1.0, tf.float64), *_moments(part)])
-        return tf.concat([scalars, _counted(part)], 0) if histogram else scalars
+        count = tf.size(values, out_type=tf.int64)
+        part = values if sample is None else _sampled(values, count, sample)
+
+        def of_whole() -> Any:
+            extremes = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
+            return _vector(extremes, count, tf.zeros_like(count), part, histogram)
+
+        def of_finite() -> Any:
+            finite = tf.math.is_finite(values)
+            broken = count - tf.math.count_nonzero(finite)
+            low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
+            high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
+            extremes = tf.stack([low, high])
+            extremes = tf.where(broken < count, extremes, tf.zeros_like(extremes))
+            kept = tf.boolean_mask(part, tf.math.is_finite(part))
+            return _vector(extremes, count, broken, kept, histogram)
+
+        # A sum is finite only if all are; one that overflows takes the longer way for nothing.
+        return tf.cond(tf.math.is_finite(tf.reduce_sum(values)) & (count > 0), of_whole, of_finite)
 
     return kwrap.kernel(measured)
 
@@ -88,71 +104,47 @@ def added(old: Any, new: Any) -> Any:
 
 
 def of_all_replicas(new: Any) -> Any:
-    """Return the vector of what all replicas of a step have measured, the same in each; alone, what is given."""
+    """Return the vectors, rows of a matrix, of what all replicas of a step have measured; alone, what is given."""
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return new
-    # Nothing reduces to the least: each replica puts its extremes into a row of its own, and rows are added.
+    # Nothing reduces to the least: each replica puts its extremes into a place of its own, and places are added.
     count = context.num_replicas_in_sync
-    own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=tf.float64)[:, None]
-    rows, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [own * new[: Part.SEEN + 1], new[Part.SEEN :]])
-    seen = rows[:, Part.SEEN] > 0
-    low = tf.reduce_min(tf.where(seen, rows[:, Part.LOW], tf.float64.max))
-    high = tf.reduce_max(tf.where(seen, rows[:, Part.HIGH], tf.float64.min))
-    extremes = tf.where(tf.reduce_any(seen), tf.stack([low, high]), tf.zeros(2, tf.float64))
-    return tf.concat([extremes, sums], 0)
+    own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=tf.float64)[:, None, None]
+    parts, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [own * new[:, : Part.SEEN + 1], new[:, Part.SEEN :]])
+    seen = parts[:, :, Part.SEEN] > 0
+    low = tf.reduce_min(tf.where(seen, parts[:, :, Part.LOW], tf.float64.max), 0)
+    high = tf.reduce_max(tf.where(seen, parts[:, :, Part.HIGH], tf.float64.min), 0)
+    extremes = tf.stack([low, high], 1)
+    extremes = tf.where(tf.reduce_any(seen, 0)[:, None], extremes, tf.zeros_like(extremes))
+    return tf.concat([extremes, sums], 1)
 
 
-def _extremes(values: Any) -> Sequence[Any]:
-    """Return the least and the greatest of the finite values, how many they are, and how many are not finite."""
-    count = tf.size(values, out_type=tf.int64)
-
-    def of_whole() -> Any:
-        return tf.reduce_min(values), tf.reduce_max(values), tf.constant(0, tf.int64)
-
-    def of_finite() -> Any:
-        finite = tf.math.is_finite(values)
-        broken = count - tf.math.count_nonzero(finite)
-        low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
-        high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
-        none = tf.zeros([], values.dtype)
-        return tf.where(broken < count, low, none), tf.where(broken < count, high, none), broken
-
-    # A sum is finite only if all are; one that overflows takes the longer way for nothing.
-    whole = tf.math.is_finite(tf.reduce_sum(values)) & (count > 0)
-    low, high, broken = tf.cond(whole, of_whole, of_finite)
-    return [tf.cast(each, tf.float64) for each in (low, high, count - broken, broken)]
-
-
-def _sampled(values: Any, sample: int) -> Any:
+def _sampled(values: Any, count: Any, sample: int) -> Any:
     """Return all values, or `sample` of them from all over."""
-    count = tf.size(values, out_type=tf.int64)
-    places = tf.range(tf.minimum(count, sample))
-    share = tf.math.floormod(tf.cast(places, tf.float64) * _GOLDEN, 1.0)
-    spread = tf.cast(share * tf.cast(count, tf.float64), tf.int64)
-    return tf.gather(values, tf.where(count > sample, spread, places))
+    places = np.arange(sample)
+    kept = tf.minimum(count, sample)
+    spread = tf.cast(tf.constant(places * _GOLDEN % 1.0)[:kept] * tf.cast(count, tf.float64), tf.int64)
+    return tf.gather(values, tf.where(count > sample, spread, tf.constant(places)[:kept]))
 
 
-def _moments(values: Any) -> Sequence[Any]:
-    """Return the number of finite values, their sum, the sum of their squares, and how many are zero."""
-    wide = tf.cast(values, tf.float64)  # in which the difference of the sums is exact enough for a spread
-    finite = tf.math.is_finite(wide)
-    wide = tf.where(finite, wide, tf.zeros_like(wide))
-    size = tf.cast(tf.math.count_nonzero(finite), tf.float64)
-    zeros = size - tf.cast(tf.math.count_nonzero(wide), tf.float64)
-    return size, tf.reduce_sum(wide), tf.reduce_sum(wide * wide), zeros
+def _vector(extremes: Any, count: Any, broken: Any, part: Any, histogram: bool) -> Any:
+    """Return the vector of `count` values, of which `broken` are not finite; `part` is the sample's finite ones."""
+    size, seen = tf.size(part, out_type=tf.int64), count - broken
+    zeros = size - tf.math.count_nonzero(part)
+    numbers = tf.cast(tf.stack([seen, broken, tf.ones_like(count), size]), tf.float64)
+    wide = tf.cast(part, tf.float64)  # in which the difference of the sums is exact enough for a spread
+    sums = [tf.reduce_sum(wide), tf.reduce_sum(wide * wide), tf.cast(zeros, tf.float64)]
+    return tf.concat([tf.cast(extremes, tf.float64), numbers, sums, *([_counted(part)] if histogram else [])], 0)
 
 
 def _counted(values: Any) -> Any:
-    """Return how many of the finite values are in each bin."""
+    """Return how many of finite values are in each bin."""
     narrow = tf.cast(values, tf.float32)
     bits = tf.bitwise.right_shift(tf.bitcast(tf.abs(narrow), tf.int32), _BITS_BELOW)
-    magnitude = tf.clip_by_value(bits - _FIRST_BITS, 0, _MAGNITUDES - 1)
-    signed = tf.where(narrow > 0, _ZERO_BIN + 1 + magnitude, _ZERO_BIN - 1 - magnitude)
-    places = tf.where(narrow == 0, _ZERO_BIN, signed)
-    # One bin more, for what is not finite: `values`, as narrowing makes large ones infinite.
-    places = tf.where(tf.math.is_finite(values), places, BIN_COUNT)
+    magnitude = tf.clip_by_value(bits - (_FIRST_BITS - 1), 1, _MAGNITUDES)
+    places = _ZERO_BIN + tf.cast(tf.sign(narrow), tf.int32) * magnitude
     counts = tf.raw_ops.DenseBincount(
-        input=places, size=BIN_COUNT + 1, weights=tf.zeros([0], tf.float32), binary_output=False
+        input=places, size=BIN_COUNT, weights=tf.zeros([0], tf.float32), binary_output=False
     )
-    return tf.cast(counts[:BIN_COUNT], tf.float64)
+    return tf.cast(counts, tf.float64)
