@@ -21,6 +21,7 @@ SCRIPTS = {
     "steps.py": "Training steps",
     "norm.py": "Training steps with spectral normalization",
     "lora.py": "Training steps with LoRA, beside Keras' own",
+    "probe.py": "Training steps with probes",
     "wrapping.py": "Wrapping, memory, tracing",
     "size.py": "Growth with the number of layers",
     "limits.py": "Where the time goes that misses a target",

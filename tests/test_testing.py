@@ -184,6 +184,30 @@ def test_what_only_another_process_or_a_second_replica_shows_is_found_there():
     assert [failure(name, suite, good) for name in IN_ANOTHER_PROCESS] == [None, None]
 
 
+@keras.saving.register_keras_serializable("test_testing")
+def doubled(value):
+    return value * 2
+
+
+@kwrap.hook(layer_type=keras.layers.Dense)
+class Applies(kwrap.Hook):
+    """Apply `function` to a layer's outputs."""
+
+    def __init__(self, function, **kwargs):
+        super().__init__(**kwargs)
+        self.function = function
+
+    def call(self, call_next, inputs):
+        return self.function(call_next(inputs))
+
+
+def test_the_other_process_knows_the_modules_of_functions_that_options_hold():
+    modules = dict(_process._modules_of(Example(Applies(doubled), dense(), X)))
+    assert doubled.__module__ in modules
+    config = keras.saving.serialize_keras_object(doubled)
+    assert list(_process._registered_in({"function": config})) == [doubled]
+
+
 def test_every_check_that_a_hook_can_fail_has_a_hook_that_does():
     proved = {case.check for case in CASES} | {"a_fresh_process_loads_it", "old_files_load"}
     assert set(CHECKS) - proved == OF_KWRAP

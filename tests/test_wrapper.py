@@ -433,6 +433,45 @@ def test_a_weight_that_the_layer_assigns_itself_cannot_be_parametrized():
         kwrap.Wrapper(Assigning(4, name="own"), [WrapperHalve()])(DATA)
 
 
+@kwrap.hook(layer_type=keras.Layer)
+class WrapperLook(kwrap.Hook):
+    """Hands on what it is given."""
+
+    def call(self, call_next, inputs):
+        LOOKS.append(self.in_trial)
+        return call_next(inputs)
+
+    def parametrize(self, target, value):
+        return value
+
+
+LOOKS: list[bool] = []
+
+
+def test_weights_that_hooks_only_look_at_the_layer_reads_itself():
+    inputs, targets = np.ones((2, 6, 3), "float32"), np.ones((2, 4), "float32")
+    gradients = []
+    for hooks in ([], [WrapperLook()]):
+        keras.utils.set_random_seed(0)
+        lstm = keras.layers.LSTM(4)
+        layer = kwrap.Wrapper(lstm, hooks) if hooks else lstm
+        layer(inputs)
+        with tf.GradientTape() as tape:
+            loss = keras.ops.sum((layer(inputs) - targets) ** 2)
+        gradients.append(tape.gradient(loss, [variable.value for variable in lstm.trainable_variables]))
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_array_equal(one, other)  # read once and not at each step, sums would be in another order
+
+
+def test_a_hook_knows_that_its_call_is_tried_before_it_is_on_the_model():
+    LOOKS.clear()
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, name="dense")])
+    kwrap.wrap_model(model, WrapperLook(), where="dense")
+    assert LOOKS == [True]
+    model(DATA)
+    assert LOOKS == [True, False]
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
 def test_a_layers_precision_is_its_own(policy):
     layer = keras.layers.Dense(4, dtype=policy)

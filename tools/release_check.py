@@ -28,18 +28,19 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = [ROOT, *(ROOT / "plugins" / name for name in ("kwrap-prune", "kwrap-noise", "kwrap-norm"))]
+PLUGINS = ("lora", "noise", "norm", "probe", "prune")
+PACKAGES = [ROOT, *(ROOT / "plugins" / f"kwrap-{name}" for name in PLUGINS)]
 FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(added|changed|fixed|removed)(\.\d+)?\.md")
 
 SMOKE_TEST = """
 import sys
 import keras
 import numpy as np
-import kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_norm, kwrap_prune
+import kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune
 
-for module in (kwrap, kwrap_cli, kwrap_files, kwrap_noise, kwrap_norm, kwrap_prune):
+for module in (kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune):
     assert module.__file__.startswith(sys.prefix), module.__file__
-assert {plugin.name for plugin in kwrap.plugins.list()} >= {"noise", "norm", "prune"}, kwrap.plugins.list()
+assert {plugin.name for plugin in kwrap.plugins.list()} >= {"lora", "noise", "norm", "probe", "prune"}, kwrap.plugins.list()
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])
 model.compile("sgd", "mse")
 x, y = np.ones((4, 8), "float32"), np.ones((4, 2), "float32")

@@ -15,6 +15,7 @@ MODULES = (
     "kwrap_noise",
     "kwrap_norm",
     "kwrap_lora",
+    "kwrap_probe",
 )
 
 

@@ -5,7 +5,9 @@ import inspect
 import re
 import types
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
@@ -25,7 +27,7 @@ from kwrap.errors import (
     listed,
 )
 
-__all__ = ["Hook", "Rule", "Where", "accepts", "copies_of", "function_hook", "repeated_names"]
+__all__ = ["Hook", "Rule", "Where", "accepts", "copies_of", "function_hook", "in_trial", "repeated_names"]
 
 Where: TypeAlias = type[keras.Layer] | str | re.Pattern[str] | Callable[[keras.Layer, str], bool] | Sequence[Any]
 Phase: TypeAlias = Literal["always", "training", "inference"]
@@ -34,6 +36,8 @@ Method: TypeAlias = Literal["call", "parametrize", "constrain", "merge"]
 _EMPTY = inspect.Parameter.empty
 _KINDS = inspect._ParameterKind
 _BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
+# Whether calls are tried, see `Hook.in_trial`.
+_in_trial: ContextVar[bool] = ContextVar("kwrap_in_trial", default=False)
 # What kwrap itself gives to a `call` that names it.
 _CALL_ARGUMENTS = ("training", "mask")
 
@@ -239,6 +243,11 @@ class Hook(keras.layers.Layer):
         Of such hooks, one is taken off exactly while others before it stay.
         """
         return False
+
+    @property
+    def in_trial(self) -> bool:
+        """Whether this call is kwrap's trial of the hook, before it is on a model: symbolic, and not of the layer."""
+        return _in_trial.get()
 
     def at(self, where: Where, *, exclude: Where | None = None) -> "Rule":
         """Return a rule that puts this hook on the layers at `where`."""
@@ -505,6 +514,16 @@ def accepts(function: Callable[..., Any], name: str) -> bool:
     """Tell whether a method takes the argument `name`, by itself or through `**kwargs`."""
     parameters = inspect.signature(function).parameters
     return name in parameters or any(p.kind is _KINDS.VAR_KEYWORD for p in parameters.values())
+
+
+@contextmanager
+def in_trial() -> Iterator[None]:
+    """Let hooks know that their calls are tried."""
+    token = _in_trial.set(True)
+    try:
+        yield
+    finally:
+        _in_trial.reset(token)
 
 
 def copies_of(hooks: Iterable[Hook]) -> list[Hook]:

@@ -81,14 +81,18 @@ class WeightHooks:
             )
 
     def read(self, hooks: Sequence[Hook], training: Any) -> dict[int, tuple[keras.Variable, Any]]:
-        """Return (variable, value that the layer is to read) by the variable's id, for the targets of `hooks`.
+        """Return (variable, value that the layer is to read) by the variable's id, for the targets that `hooks` change.
+
+        A target that they hand back as it is, the layer reads itself, as without them: a recurrent layer at each step.
 
         Raises:
             HookCallError: a hook raised, or returned a value of another shape or dtype.
         """
         # In the variables' own dtype, also inside a layer of mixed precision.
         with _keras.AutocastScope(None):
-            return {id(t.variable): (t.variable, _parametrized(t, hooks, bool(training))) for t in targets_of(hooks)}
+            stored = [(target, _keras.read(target.variable)) for target in targets_of(hooks)]
+            read = [(target, value, _parametrized(target, value, hooks, bool(training))) for target, value in stored]
+            return {id(target.variable): (target.variable, new) for target, value, new in read if new is not value}
 
     def merged(
         self, hooks: Sequence[Hook], shadows: Mapping[int, Sequence[keras.Variable]]
@@ -132,8 +136,7 @@ def _constrained(hook: Hook, target: WeightTarget, value: Any, updated: bool) ->
     return value
 
 
-def _parametrized(target: WeightTarget, hooks: Iterable[Hook], training: bool) -> Any:
-    value = _keras.read(target.variable)
+def _parametrized(target: WeightTarget, value: Any, hooks: Iterable[Hook], training: bool) -> Any:
     for hook in hooks:
         if _changes(hook, target):
             keywords = {"training": training} if accepts(type(hook).parametrize, "training") else {}

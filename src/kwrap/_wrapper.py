@@ -10,7 +10,7 @@ import keras
 from kwrap import _keras
 from kwrap._blame import blaming
 from kwrap._chain import Arguments, CallSignature, Link, call_through, describe
-from kwrap._hook import Hook, repeated_names
+from kwrap._hook import Hook, in_trial, repeated_names
 from kwrap._names import LastOfAll, OfLayer
 from kwrap._registry import FORMAT, check_format, record, revive
 from kwrap._scope import ReadScope, outside_read_scopes
@@ -343,6 +343,8 @@ class Wrapper(keras.layers.Layer):
         if not hooks:
             return self.layer(*args, **keywords)
         values = self.weight_hooks.read(hooks, training)
+        if not values:
+            return self.layer(*args, **keywords)
         with ReadScope(self.layer, values, f"{', '.join(hook.name for hook in hooks)} at {self._place!r}"):
             return self.layer(*args, **keywords)
 
@@ -359,7 +361,8 @@ class Wrapper(keras.layers.Layer):
         expected = describe(outputs)
         for training in (True, False) if any(link.minds_training for link in self._links) else (False,):
             arguments = self._signature.bind(args, kwargs)
-            received = describe(call_through(self._links, lambda _: outputs, arguments, training))
+            with in_trial():
+                received = describe(call_through(self._links, lambda _: outputs, arguments, training))
             if not self._changes_output and received != expected:
                 raise OutputChangedError(self._links[0].hook.name, self._place, expected, received)
 

@@ -112,7 +112,9 @@ def _modules_of(example: Example) -> Iterator[tuple[str, str | None]]:
 
 def _registered_in(config: Any) -> Iterator[Any]:
     if isinstance(config, dict):
-        found = keras.saving.get_registered_object(str(config.get("registered_name")))
+        # Keras names a function in the place of an object's config.
+        name = config.get("config" if config.get("class_name") == "function" else "registered_name")
+        found = keras.saving.get_registered_object(str(name))
         if found is not None:
             yield found
     items = config.values() if isinstance(config, dict) else config if isinstance(config, list | tuple) else ()

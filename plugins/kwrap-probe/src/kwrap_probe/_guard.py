@@ -1,0 +1,233 @@
+"""NaNGuard: the first layer whose output, or its gradient, is not finite; and a callback that stops there."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kwrap
+from kwrap.errors import AbsentHookError
+from kwrap_probe._errors import NoFloatingOutputsError, NonFiniteError, told
+from kwrap_probe._hook import described
+from kwrap_probe._options import checked_bool, checked_int
+from kwrap_probe._watch import all_finite, assigned, floating, replicas, watched
+
+__all__ = ["FirstNonFinite", "NaNGuard", "StopOnNonFinite", "first_non_finite"]
+
+# The places in a guard's state. Calls count from 1; 0 is never.
+_CALLS, _OUTPUT, _GRADIENT, _FED = range(4)
+
+
+@kwrap.hook(layer_type=keras.layers.Layer, name="nan_guard")
+class NaNGuard(kwrap.Hook):
+    """Note the first call in training in which a layer's output, or the gradient of it, is NaN or infinite.
+
+    The layer computes what it computes without, to the bit. `first_non_finite` compares the guards of a model, and
+    `StopOnNonFinite` asks it after each batch. Both work with all ways to train, XLA included.
+
+    Args:
+        raises: stop in the call itself. Eagerly that is a `NonFiniteError`. In a compiled function it is TensorFlow's
+            InvalidArgumentError with the same sentence; and under XLA (`jit_compile=True`), which knows no errors,
+            nothing at all: use the callback there.
+
+    Raises:
+        NoFloatingOutputsError: the layer gives no floating tensor.
+    """
+
+    observes = True
+
+    def __init__(
+        self,
+        raises: bool = False,
+        *,
+        phase: Literal["always", "training", "inference"] = "training",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(phase=phase, **kwargs)
+        self.raises = checked_bool("raises", raises, self.hook_name)
+
+    def build(self, layer: keras.Layer) -> None:
+        """Create the counter of calls, with the calls in which something was seen first."""
+        self.seen = self.add_weight(
+            shape=(4,),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="seen",
+        )
+
+    def initialize(self, layer: keras.Layer) -> None:
+        """Begin with no calls."""
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was seen."""
+        self.seen.assign(keras.ops.zeros(4, "int32"))
+
+    def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
+        """Return the layer's outputs; note whether they, and later their gradients, are finite."""
+        outputs = call_next(inputs)
+        tensors = floating(outputs)
+        if not tensors:
+            raise NoFloatingOutputsError(self.name, self.path, described(outputs))
+        fed = floating(inputs)
+        finite = all_finite(tensors)
+        # The inputs are looked at only if it is bad.
+        inputs_finite = tf.cond(finite, lambda: True, lambda: all_finite(fed) if fed else tf.constant(True))
+        finite, inputs_finite = _in_all_replicas(finite), _in_all_replicas(inputs_finite)
+        old = tf.convert_to_tensor(self.seen.value)
+        call = old[_CALLS] + 1
+        first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_OUTPUT], 0))
+        noted = tf.stack([call, call, old[_GRADIENT], tf.cast(inputs_finite, tf.int32)])
+        done = assigned(self.seen, tf.where(first, noted, tf.concat([[call], old[1:]], 0)))
+        stops = self._stops("output", finite, call, inputs_finite)
+
+        def passed(each: Any) -> Any:
+            if not floating(each):
+                return each
+            if stops:  # no layer after this one runs before
+                with tf.control_dependencies([*stops, *done]):
+                    each = tf.identity(each)
+            return watched(each, lambda gradient: self._note_gradient(call, gradient))
+
+        return keras.tree.map_structure(passed, outputs)
+
+    def _note_gradient(self, call: Any, gradient: Any) -> list[Any]:
+        finite = _in_all_replicas(all_finite([gradient]))
+        old = tf.convert_to_tensor(self.seen.value)
+        first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_GRADIENT], 0))
+        done = assigned(self.seen, tf.where(first, tf.stack([*tf.unstack(old[:2]), call, old[_FED]]), old))
+        return [*done, *self._stops("gradient", finite, call, True)]
+
+    def _stops(self, what: Literal["output", "gradient"], finite: Any, call: Any, inputs_finite: Any) -> list[Any]:
+        """Raise, or return the ops that will, if the hook is to raise and something is not finite."""
+        if not self.raises:
+            return []
+        if tf.executing_eagerly():
+            if not finite:
+                raise NonFiniteError(str(self.path), what, int(call), bool(inputs_finite))
+            return []
+        return [tf.debugging.Assert(finite, [told(str(self.path), what), "; call", call])]
+
+
+def _in_all_replicas(finite: Any) -> Any:
+    """Return whether it is finite in all replicas of the step."""
+    if replicas() == 1:
+        return finite
+    broken = tf.cast(tf.logical_not(finite), tf.int32)
+    context = tf.distribute.get_replica_context()
+    return tf.equal(context.all_reduce(tf.distribute.ReduceOp.SUM, broken), 0)
+
+
+@dataclass(frozen=True)
+class FirstNonFinite:
+    """Where a value was not finite first.
+
+    Attributes:
+        path: the layer's path.
+        what: "output", or "gradient": that of the output.
+        call: in which call of the layer in training, from 1.
+        inputs_finite: whether the layer's inputs were finite; of a gradient True.
+    """
+
+    path: str
+    what: Literal["output", "gradient"]
+    call: int
+    inputs_finite: bool
+
+    def __str__(self) -> str:
+        return told(self.path, self.what, self.call, self.inputs_finite)
+
+
+def first_non_finite(model: keras.Model) -> FirstNonFinite | None:
+    """Return where a NaNGuard of `model` saw the first value that is not finite; None: nowhere.
+
+    Of the layers of the earliest call it is the first, in the order of calls, whose inputs were finite: there it came
+    from. A gradient counts if no output of that call was bad; of these it is the one that was computed first, which is
+    the last layer's, as gradients go from the last layer to the first. Layers on branches side by side count in the
+    order of the model's layers. A layer that is called n times a step counts n calls.
+
+    Raises:
+        AbsentHookError: no NaNGuard is on the model.
+        ModelTypeError: this is no Keras model.
+    """
+    paths, calls = [], []
+    for path, hook in _guards(model):
+        paths.append(path)
+        calls.append([int(number) for number in keras.ops.convert_to_numpy(hook.seen.value)])
+    outputs = [(seen[_OUTPUT], not seen[_FED], place) for place, seen in enumerate(calls) if seen[_OUTPUT]]
+    gradients = [(seen[_GRADIENT], -place) for place, seen in enumerate(calls) if seen[_GRADIENT]]
+    if outputs and (not gradients or min(outputs)[0] <= min(gradients)[0]):
+        call, unfed, place = min(outputs)
+        return FirstNonFinite(paths[place], "output", call, not unfed)
+    if gradients:
+        call, place = min(gradients)
+        return FirstNonFinite(paths[-place], "gradient", call, True)
+    return None
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Stop `fit` after the batch in which a NaNGuard has seen a value that is not finite.
+
+    The optimizer has made that batch's update by then: go on from a checkpoint of before, after `kwrap_probe.reset`.
+    What the guards have seen before `fit`, as in a loaded model, counts too.
+
+    Args:
+        raises: whether to raise a NonFiniteError; else `model.stop_training` is set, as Keras' own callbacks do.
+        every: look after every so manieth batch. What `compile(steps_per_execution=...)` runs at once counts as one.
+
+    Attributes:
+        found: where the first one was, or None.
+
+    Raises:
+        OptionValueError: an option has a value that it cannot have.
+    """
+
+    def __init__(self, raises: bool = True, *, every: int = 1) -> None:
+        super().__init__()
+        self.raises = checked_bool("raises", raises, "StopOnNonFinite")
+        self.every = checked_int("every", every, "StopOnNonFinite")
+        self.found: FirstNonFinite | None = None
+        self._batches = 0
+        self._any: Callable[[], Any] | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Raise if nothing guards.
+
+        Raises:
+            AbsentHookError: no NaNGuard is on the model.
+        """
+        states = [hook.seen for _, hook in _guards(self.model)]
+        # One look for all layers, compiled.
+        self._any = tf.function(
+            lambda: tf.reduce_any(
+                tf.stack([tf.convert_to_tensor(each.value)[_OUTPUT : _GRADIENT + 1] > 0 for each in states])
+            )
+        )
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Stop if something was seen.
+
+        Raises:
+            NonFiniteError: it was, and this is to raise.
+        """
+        self._batches += 1
+        if self._batches % self.every or self._any is None or not bool(np.asarray(self._any())):
+            return
+        self.found = found = first_non_finite(self.model)
+        if found is not None and self.raises:
+            raise NonFiniteError(found.path, found.what, found.call, found.inputs_finite)
+        self.model.stop_training = True
+
+
+def _guards(model: keras.Model) -> list[tuple[str, Any]]:
+    guards = kwrap.find_hooks(model, NaNGuard)
+    if not guards:
+        raise AbsentHookError(
+            model.name, NaNGuard.hook_name, sorted({hook.name for _, hook in kwrap.find_hooks(model)})
+        )
+    return guards

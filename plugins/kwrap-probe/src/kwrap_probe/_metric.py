@@ -1,0 +1,50 @@
+"""A statistic as a metric, for `fit`'s logs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from kwrap_probe._measure import Part
+
+__all__ = ["Statistic"]
+
+
+class Statistic(keras.metrics.Metric):
+    """A number of a vector of what was measured; 0 where nothing was. It is read, so that nothing is accumulated."""
+
+    def __init__(self, vector: keras.Variable, statistic: str, name: str) -> None:
+        super().__init__(name=name)
+        self._statistic = statistic
+        # In a function, as Keras tracks the variables in an attribute.
+        self._vector: Callable[[], keras.Variable] = lambda: vector
+
+    def update_state(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing."""
+
+    def reset_state(self) -> None:
+        """Do nothing."""
+
+    def result(self) -> Any:
+        """Return the statistic now, a float32 scalar."""
+        return tf.cast(_STATISTICS[self._statistic](tf.convert_to_tensor(self._vector().value)), tf.float32)
+
+
+def _mean(vector: Any) -> Any:
+    return tf.math.divide_no_nan(vector[Part.TOTAL], vector[Part.SIZE])
+
+
+def _spread(vector: Any) -> Any:
+    mean_square = tf.math.divide_no_nan(vector[Part.SQUARES], vector[Part.SIZE])
+    return tf.sqrt(tf.maximum(mean_square - _mean(vector) ** 2, 0))
+
+
+_STATISTICS: dict[str, Callable[[Any], Any]] = {
+    "mean": _mean,
+    "spread": _spread,
+    "minimum": lambda vector: vector[Part.LOW],
+    "maximum": lambda vector: vector[Part.HIGH],
+    "zeros": lambda vector: tf.math.divide_no_nan(vector[Part.ZEROS], vector[Part.SIZE]),
+    "non_finite": lambda vector: vector[Part.NON_FINITE],
+}

@@ -1,0 +1,60 @@
+"""Looking at tensors and their gradients without changing them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+__all__ = ["all_finite", "assigned", "floating", "replicas", "watched"]
+
+
+def floating(tensors: Any) -> list[Any]:
+    """Return the dense floating tensors among nested ones, as a flat list."""
+    return [leaf for leaf in keras.tree.flatten(tensors) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating]
+
+
+def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
+    """Return `tensor`, to the bit; `record` is called with its gradient, a tensor, whenever one is computed.
+
+    What `record` returns are ops that have to run before the gradient goes on: where a layer is called in a compiled
+    function, and its gradient is taken outside, TensorFlow would else leave them out.
+    """
+
+    def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def gradient(upstream: Any) -> Any:
+            # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
+            values = upstream.values if isinstance(upstream, tf.IndexedSlices) else upstream
+            with tf.control_dependencies(record(values)):
+                return tf.identity(upstream)
+
+        return tf.identity(values), gradient
+
+    return tf.custom_gradient(identity)(tensor)
+
+
+def assigned(variable: keras.Variable, value: Any) -> list[Any]:
+    """Assign, and return the op that does, for who has to wait for it; none where no op of its own does."""
+    held = variable.value
+    if not isinstance(held, tf.Variable):  # inside a stateless scope, which keeps the values
+        variable.assign(value)
+        return []
+    done = held.assign(value, read_value=False)
+    return [done] if isinstance(done, tf.Operation | tf.Tensor) else []
+
+
+def replicas() -> int:
+    """Return how many replicas run this step together."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else int(context.num_replicas_in_sync)
+
+
+def all_finite(tensors: Sequence[Any]) -> Any:
+    """Return whether all values of floating tensors are finite, a bool scalar."""
+    return tf.reduce_all(tf.stack([_is_finite(tensor) for tensor in tensors]))
+
+
+def _is_finite(tensor: Any) -> Any:
+    wide = tensor if tensor.dtype in (tf.float32, tf.float64) else tf.cast(tensor, tf.float32)
+    whole = tf.math.is_finite(tf.reduce_sum(wide))  # one look at each value; only a sum can overflow
+    return tf.cond(whole, lambda: True, lambda: tf.reduce_all(tf.math.is_finite(wide)))

@@ -1,0 +1,372 @@
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kwrap
+from kwrap.errors import HookCallError, KwrapError, OptionValueError, TargetError
+from kwrap_probe import NoFloatingOutputsError, Probe, report, reset
+
+X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
+Y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
+EXACT = {"every": 1, "sample": None}
+
+
+def network(dtype: str | None = None) -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            keras.layers.Dense(5, activation="relu", name="hidden", dtype=dtype),
+            keras.layers.Dense(2, name="head", dtype=dtype),
+        ],
+        name="net",
+    )
+
+
+def by_name(model: keras.Model) -> dict[str, object]:
+    return {f"{each.path}/{each.name}": each for each in report(model).statistics}
+
+
+def must_be(statistics: object, *arrays: np.ndarray, rtol: float = 1e-5) -> None:
+    """Compare with NumPy's numbers of all arrays together."""
+    values = np.concatenate([np.asarray(array, "float64").reshape(-1) for array in arrays])
+    assert (statistics.calls, statistics.seen, statistics.size) == (len(arrays), values.size, values.size)
+    assert statistics.zeros == np.sum(values == 0)
+    found = [statistics.mean, statistics.spread, statistics.minimum, statistics.maximum]
+    scale = np.abs(values).max()
+    np.testing.assert_allclose(found, [values.mean(), values.std(), values.min(), values.max()], rtol, rtol * scale)
+    assert sum(count for _, _, count in statistics.bins) == values.size
+
+
+def reference(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what goes through the layers, and gradients of the mean squared error, by NumPy alone."""
+    (kernel, bias), (head, last) = ([np.asarray(w, "float64") for w in each.weights] for each in model.layers)
+    hidden = np.maximum(x @ kernel + bias, 0)
+    outputs = hidden @ head + last
+    upstream = 2 * (outputs - y) / y.size
+    below = upstream @ head.T
+    return {
+        "hidden/inputs": x,
+        "hidden/outputs": hidden,
+        "hidden/output_gradients": below,
+        "hidden/kernel": kernel,
+        "hidden/kernel_gradients": x.T @ (below * (hidden > 0)),
+        "head/inputs": hidden,
+        "head/outputs": outputs,
+        "head/output_gradients": upstream,
+        "head/kernel": head,
+        "head/kernel_gradients": hidden.T @ upstream,
+    }
+
+
+@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}], ids=str)
+def test_statistics_of_a_step_are_those_that_numpy_computes(how):
+    model = network()
+    expected = reference(model, X, Y)
+    kwrap.wrap_model(model, Probe(**EXACT))
+    model.compile(keras.optimizers.SGD(0.1), "mse", **how)
+    model.train_on_batch(X, Y)
+    found = by_name(model)
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        must_be(found[name], values)
+
+
+@pytest.mark.parametrize("how", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
+def test_training_gives_the_bare_models_outputs_and_weights_to_the_bit(how):
+    bare, probed = network(), network()
+    kwrap.wrap_model(probed, Probe(every=2))
+    for model in (bare, probed):
+        model.compile(keras.optimizers.Adam(0.05), "mse", **how)
+        model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    for one, other in zip(bare.weights, kwrap.unwrap_model(probed).weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(bare.predict(X, verbose=0), probed.predict(X, verbose=0))
+    assert not kwrap.find_hooks(probed)
+    assert [type(layer) for layer in probed.layers] == [keras.layers.Dense] * 2
+
+
+@pytest.mark.parametrize(
+    ("layer", "watch"),
+    [
+        (keras.layers.LSTM(3, name="layer"), ["inputs", "outputs", "output_gradients", "weights"]),
+        (keras.layers.Embedding(9, 3, name="layer"), ["outputs", "output_gradients", "weights", "weight_gradients"]),
+    ],
+    ids=["lstm", "embedding"],
+)
+def test_recurrent_layers_and_embeddings_train_to_the_bare_ones_bits_too(layer, watch):
+    is_embedding = isinstance(layer, keras.layers.Embedding)
+    words = np.array([[1, 2, 1], [4, 4, 0]])
+    x = words if is_embedding else np.random.default_rng(0).normal(size=(2, 3, 2)).astype("float32")
+    trained = []
+    for hooks in ([], [Probe(watch, **EXACT)]):
+        keras.utils.set_random_seed(0)
+        own = type(layer).from_config(layer.get_config())
+        model = keras.Sequential([keras.Input(x.shape[1:], dtype=x.dtype), own])
+        if hooks:
+            kwrap.wrap_model(model, hooks)
+        model.compile(keras.optimizers.Adam(0.05), "mse")
+        y = np.ones((2, *model.output_shape[1:]), "float32")
+        for _ in range(3):
+            model.train_on_batch(x, y)
+        trained.append(model)
+    bare, probed = trained
+    if is_embedding:  # the rows that were read, repeated ones apart
+        assert by_name(probed)["layer/embeddings_gradients"].seen == 3 * words.size * 3
+    for one, other in zip(bare.weights, kwrap.unwrap_model(probed).weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_nth_call_is_measured_and_all_of_it_alone_counts():
+    model = network()
+    kwrap.wrap_model(model, Probe(every=3, sample=None))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    plain = kwrap.unwrap_model(kwrap.clone_model(model))
+    model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
+    batches = [reference(plain, X[at : at + 4], Y[at : at + 4]) for at in (0, 12)]
+    for name, statistics in by_name(model).items():
+        must_be(statistics, *(batch[name] for batch in batches))
+
+
+def test_reset_forgets_all_and_measures_the_next_call():
+    model = network()
+    kwrap.wrap_model(model, Probe(every=5))
+    model.compile("sgd", "mse")
+    model.train_on_batch(X, Y)
+    model.train_on_batch(X, Y)
+    reset(model)
+    assert {each.calls for each in report(model).statistics} == {0}
+    model.train_on_batch(X, Y)
+    assert {each.calls for each in report(model).statistics} == {1}
+
+
+def test_inference_measures_nothing():
+    model = network()
+    kwrap.wrap_model(model, Probe(**EXACT))
+    model.compile("sgd", "mse")
+    model.predict(X, verbose=0)
+    model.evaluate(X, Y, verbose=0)
+    assert {each.calls for each in report(model).statistics} == {0}
+
+
+def test_in_phase_inference_it_measures_what_a_trained_model_sees():
+    model = network()
+    expected = reference(model, X, Y)
+    kwrap.wrap_model(model, Probe(["inputs", "outputs"], phase="inference", **EXACT))
+    model.predict(X, batch_size=12, verbose=0)
+    for name, statistics in by_name(model).items():
+        must_be(statistics, expected[name][:12], expected[name][12:])
+
+
+def test_values_that_are_not_finite_are_counted_and_left_out_of_the_rest():
+    model = network()
+    kwrap.wrap_model(model, Probe("inputs", **EXACT), where="hidden")
+    broken = X.copy()
+    broken[0, :3] = [np.nan, np.inf, -np.inf]
+    model(broken, training=True)
+    (found,) = report(model).statistics
+    finite = broken[np.isfinite(broken)]
+    assert found.non_finite == 3
+    must_be(found, finite)
+
+
+def test_all_floating_tensors_of_a_layers_outputs_count_together_and_others_do_not():
+    class Many(keras.layers.Layer):
+        def call(self, inputs):
+            whole = keras.ops.cast(inputs, "int32")
+            return {"scores": inputs, "index": whole, "more": [keras.ops.cast(2 * inputs, "float16")]}
+
+    wrapper = kwrap.Wrapper(Many(name="many"), [Probe(["inputs", "outputs"], **EXACT)])
+    outputs = wrapper(tf.constant(X), training=True)
+    assert outputs["index"].dtype == tf.int32
+    (vector,) = [each for (source, _), each in wrapper.hooks[0].vectors().items() if source == "outputs"]
+    values = np.concatenate([X.reshape(-1), (2 * X).astype("float16").astype("float32").reshape(-1)])
+    np.testing.assert_allclose(np.array(vector)[:3], [values.min(), values.max(), values.size], rtol=1e-6)
+
+
+def test_under_mixed_precision_activations_are_of_float16_and_weights_of_float32():
+    model = network("mixed_float16")
+    kwrap.wrap_model(model, Probe(**EXACT))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    outputs = np.asarray(model(X), "float32")
+    kernel = np.asarray(model.get_layer("head").layer.kernel)
+    model.train_on_batch(X, Y)
+    found = by_name(model)
+    must_be(found["head/kernel"], kernel)
+    must_be(found["head/outputs"], outputs)
+    assert found["head/output_gradients"].spread > 0
+    assert found["head/kernel_gradients"].spread > 0
+
+
+def test_the_gradient_is_measured_where_a_compiled_call_is_differentiated_outside():
+    model = network()
+    expected = reference(model, X, Y)
+    kwrap.wrap_model(model, Probe(**EXACT))
+    compiled = tf.function(lambda inputs: model(inputs, training=True))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean((compiled(X) - Y) ** 2)
+    tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    for name, statistics in by_name(model).items():
+        must_be(statistics, expected[name])
+
+
+def test_a_probe_behind_another_hook_sees_the_weights_that_the_layer_reads():
+    @kwrap.hook(layer_type=keras.layers.Dense)
+    class Halve(kwrap.Hook):
+        """Halve the kernel."""
+
+        def parametrize(self, target, value):
+            return value / 2
+
+    model = network()
+    kernel = np.array(model.get_layer("head").kernel)
+    kwrap.wrap_model(
+        model, [Probe("weights", name="stored", **EXACT), Halve(), Probe("weights", **EXACT)], where="head"
+    )
+    model(X, training=True)
+    stored, read = report(model).statistics
+    must_be(stored, kernel)
+    must_be(read, kernel / 2)
+
+
+def test_statistics_are_saved_with_the_model_and_go_on(tmp_path):
+    model = network()
+    kwrap.wrap_model(model, Probe(**EXACT))
+    model.compile("sgd", "mse")
+    model.train_on_batch(X, Y)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert report(loaded) == report(model)
+    loaded.train_on_batch(X, Y)
+    assert {each.calls for each in report(loaded).statistics} == {2}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"watch": ["outputs", "losses"]}, "watch=.* has 'losses'; there are 'inputs'"),
+        ({"watch": []}, "is empty"),
+        ({"watch": 3}, "is not a list of names"),
+        ({"every": 0}, "every=0 is not an int of 1 or more"),
+        ({"every": 1.5}, "is not an int"),
+        ({"sample": -1}, "sample=-1"),
+        ({"histogram": 1}, "is not True or False"),
+        ({"log": ["outputs"]}, "not <source>/<statistic>"),
+        ({"watch": "weights", "log": ["outputs/mean"]}, "leaves 'outputs' out"),
+    ],
+)
+def test_options_that_cannot_be_are_errors(options, problem):
+    with pytest.raises(OptionValueError, match=problem):
+        Probe(**options)
+
+
+def test_every_option_is_in_the_config():
+    hook = Probe("outputs", every=3, sample=9, histogram=False, log=["outputs/mean"], phase="always", name="mine")
+    config = hook.get_config()
+    assert config == {
+        "watch": "outputs",
+        "every": 3,
+        "sample": 9,
+        "histogram": False,
+        "log": ["outputs/mean"],
+        "phase": "always",
+        "targets": None,
+        "name": "mine",
+    }
+    assert Probe.from_config(config).get_config() == config
+
+
+class Ids(keras.layers.Layer):
+    """Gives ints."""
+
+    def call(self, inputs):
+        return keras.ops.cast(inputs, "int32")
+
+
+class Nothing(keras.layers.Layer):
+    """Gives nothing."""
+
+    def call(self, inputs):
+        return None
+
+
+def test_a_layer_without_floating_outputs_is_an_error_before_anything_changes():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, Ids(name="ids")(inputs))
+    with pytest.raises(NoFloatingOutputsError, match=r"'probe' at 'ids': the layer gives int32, .*exclude="):
+        kwrap.wrap_model(model, Probe())
+    assert not kwrap.find_hooks(model)
+    kwrap.wrap_model(model, Probe("inputs"))
+
+
+def test_a_layer_without_outputs_is_an_error_at_its_call():
+    with pytest.raises(NoFloatingOutputsError, match="gives NoneType"):
+        kwrap.Wrapper(Nothing(name="nothing"), [Probe("outputs")])(X, training=True)
+
+
+def test_weights_of_a_layer_that_has_none_are_an_error():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5, name="drop")])
+    with pytest.raises(TargetError, match=r"'probe' at 'drop': nothing but weights"):
+        kwrap.wrap_model(model, Probe(["weights", "weight_gradients"]), where="drop")
+
+
+# Logical devices are set before TensorFlow starts, so in a process of their own.
+REPLICAS = """
+import json
+import keras, numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import kwrap
+from kwrap_probe import NaNGuard, Probe, first_non_finite, report
+
+x = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
+y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
+
+def run(strategy):
+    with strategy.scope():
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.layers.Input((6,)), keras.layers.Dense(5, activation="tanh", name="hidden"),
+                                  keras.layers.Dense(2, name="head")])
+        kwrap.wrap_model(model, [Probe(every=2, sample=None), NaNGuard()])
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+    before = first_non_finite(model)
+    broken = np.where(np.arange(24)[:, None] == 7, np.nan, x)  # in the second replica's half
+    found = report(model).as_dict()["statistics"]
+    model.fit(broken, y, batch_size=8, shuffle=False, verbose=0)
+    return found, str(before), str(first_non_finite(model))
+
+alone, together = run(tf.distribute.get_strategy()), run(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
+print(json.dumps([alone, together]))
+"""
+
+
+def test_two_replicas_count_as_one_that_saw_all_of_both():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (alone, *guards), (together, *of_two) = json.loads(done.stdout.splitlines()[-1])
+    assert guards == of_two
+    assert guards[0] == "None"
+    assert "output of layer 'hidden'" in guards[1]
+    for one, two in zip(alone, together, strict=True):
+        # Both replicas have the weights, so that these are seen twice; gradients of weights are those of a half each.
+        times = 2 if one["weight"] else 1
+        assert (two["calls"], two["seen"]) == (2 * one["calls"], times * one["seen"])
+        if one["source"] in ("inputs", "outputs", "weights"):
+            for name in ("mean", "spread", "minimum", "maximum", "zero_share"):
+                assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["name"], name)
+            assert sum(each[2] for each in two["bins"]) == times * sum(each[2] for each in one["bins"])
+
+
+def test_errors_are_kwraps_and_of_the_kind_that_a_caller_expects():
+    assert issubclass(NoFloatingOutputsError, KwrapError | TypeError)
+    assert not issubclass(NoFloatingOutputsError, HookCallError)

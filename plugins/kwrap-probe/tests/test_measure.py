@@ -1,0 +1,122 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from kwrap_probe._measure import BIN_COUNT, Part, added, bin_edges, flat, length, measure
+
+VALUES = np.random.default_rng(0).normal(2.0, 3.0, size=(40, 50)).astype("float32")
+VALUES[:5] = 0.0
+
+
+def measured(values, sample=None, histogram=False):
+    return np.array(measure(sample, histogram)(tf.reshape(tf.constant(values), [-1])))
+
+
+def expected(values):
+    finite = values[np.isfinite(values)].astype("float64")
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    broken = values.size - finite.size
+    sums = (finite.size, finite.sum(), (finite**2).sum(), np.sum(finite == 0))
+    return np.array([low, high, finite.size, broken, 1, *sums], "float64")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("broken", [[], [np.nan], [np.inf, -np.inf, np.nan]])
+def test_a_vector_holds_what_numpy_computes(dtype, broken):
+    values = VALUES.astype(dtype).reshape(-1)
+    values[10 : 10 + len(broken)] = broken
+    np.testing.assert_allclose(measured(values), expected(values), rtol=1e-12)
+
+
+@pytest.mark.parametrize("values", [[], [np.nan, np.inf], [3e38, 3e38, 3e38], [1e-30, 3e-30]])
+def test_empty_broken_huge_and_tiny_tensors_are_measured_too(values):
+    values = np.array(values, "float32")
+    np.testing.assert_allclose(measured(values), expected(values), rtol=1e-12)
+
+
+def test_bfloat16_is_measured_as_the_float32_that_it_is():
+    values = tf.cast(VALUES, tf.bfloat16)
+    np.testing.assert_allclose(measured(values), expected(tf.cast(values, tf.float32).numpy()), rtol=1e-12)
+
+
+def test_values_are_in_the_bins_whose_edges_they_are_between():
+    values = np.array([-3.0, -1e-3, 0.0, -0.0, 1e-3, 1.0, 1.1, 1.25, 7.9, 1e-20, 1e20, np.nan], "float32")
+    counts = measured(values, histogram=True)[len(Part) :]
+    left, right = bin_edges().T
+    reference = np.zeros(BIN_COUNT)
+    for value in values[np.isfinite(values)]:
+        if value == 0:
+            reference[BIN_COUNT // 2] += 1
+        elif abs(value) == 1e20:
+            reference[-1] += 1
+        else:  # the edge that is nearer to zero belongs to a bin
+            inside = (left <= value) & (value < right) if value > 0 else (left < value) & (value <= right)
+            reference[np.flatnonzero(inside)] += 1
+    np.testing.assert_array_equal(counts, reference)
+    assert counts.sum() == 11
+
+
+def test_bins_are_a_quarter_of_an_octave_each_and_in_order():
+    edges = bin_edges()
+    assert edges.shape == (BIN_COUNT, 2)
+    assert np.all(edges[1:, 0] == edges[:-1, 1])
+    from_one = edges[np.searchsorted(edges[:, 0], 1.0) :][:5]
+    np.testing.assert_array_equal(from_one, [[1, 1.25], [1.25, 1.5], [1.5, 1.75], [1.75, 2], [2, 2.5]])
+
+
+def test_what_two_vectors_make_is_the_vector_of_both_tensors():
+    one, other = VALUES[:7], VALUES[7:]
+    vectors = [measured(each, histogram=True) for each in (one, other, VALUES)]
+    both = np.array(added(*map(tf.constant, vectors[:2])))
+    both[Part.CALLS] = 1
+    np.testing.assert_allclose(both, vectors[2], rtol=1e-12)
+
+
+def test_nothing_and_a_vector_are_the_vector():
+    vector = measured(VALUES - 100.0)  # whose extremes are far from those of nothing
+    nothing = np.zeros_like(vector)
+    for pair in ((nothing, vector), (vector, nothing)):
+        np.testing.assert_array_equal(added(*map(tf.constant, pair)), vector)
+
+
+def test_a_sample_follows_no_axis_and_extremes_are_of_all():
+    # Of 12 channels each has a value of its own; a stride of a multiple of 2, 3 or 4 would miss some.
+    values = np.tile(np.arange(12, dtype="float32"), 4000)
+    values[777] = -5.0
+    vector = measured(values, sample=4096)
+    assert (vector[Part.LOW], vector[Part.HIGH], vector[Part.SEEN], vector[Part.SIZE]) == (-5, 11, values.size, 4096)
+    # Four standard errors of a mean of 4096 values: an even spread is better than chance.
+    assert abs(vector[Part.TOTAL] / 4096 - 5.5) < 4 * values.std() / 64
+    assert abs(vector[Part.ZEROS] / 4096 - 1 / 12) < 0.02
+
+
+def test_a_tensor_no_larger_than_the_sample_is_measured_whole():
+    np.testing.assert_allclose(measured(VALUES, sample=VALUES.size), expected(VALUES), rtol=1e-12)
+
+
+@pytest.mark.parametrize("values", [VALUES, np.where(VALUES > 5, np.nan, VALUES)], ids=["finite", "broken"])
+def test_xla_measures_the_same(values):
+    values = values.astype("float32").reshape(-1)
+    kernel = measure(500, True)
+    compiled = tf.function(lambda: kernel(tf.constant(values)), jit_compile=True)()
+    assert compiled.shape == (length(True),)
+    np.testing.assert_allclose(compiled, measured(values, 500, True), rtol=1e-6)
+
+
+def test_one_trace_serves_all_lengths():
+    kernel = measure(None, False)
+    before = kernel.trace_count
+    for size in (3, 4, 5):
+        kernel(tf.ones([size], tf.float32))
+    assert kernel.trace_count <= max(before, 1) + 1
+    after = kernel.trace_count
+    kernel(tf.ones([6], tf.float32))
+    assert kernel.trace_count == after
+
+
+def test_tensors_of_several_dtypes_become_one_of_the_widest():
+    tensors = [tf.ones([2, 2], tf.float16), tf.zeros([3], tf.bfloat16)]
+    assert flat(tensors).dtype == tf.float32
+    assert flat([*tensors, tf.ones([1], tf.float64)]).dtype == tf.float64
+    assert keras.ops.convert_to_numpy(flat(tensors)).tolist() == [1.0] * 4 + [0.0] * 3
