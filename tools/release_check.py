@@ -40,7 +40,8 @@ import kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap
 
 for module in (kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune):
     assert module.__file__.startswith(sys.prefix), module.__file__
-assert {plugin.name for plugin in kwrap.plugins.list()} >= {"lora", "noise", "norm", "probe", "prune"}, kwrap.plugins.list()
+found = {plugin.name for plugin in kwrap.plugins.list()}
+assert found >= {"lora", "noise", "norm", "probe", "prune"}, found
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])
 model.compile("sgd", "mse")
 x, y = np.ones((4, 8), "float32"), np.ones((4, 2), "float32")

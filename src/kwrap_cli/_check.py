@@ -1,6 +1,8 @@
 """`kwrap plugins --check`: each plugin loaded, and each of its hooks tried on a small layer."""
 
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import keras
@@ -25,7 +27,8 @@ def print_checked(rows: Sequence[dict[str, str]], *, as_json: bool) -> None:
         hooks = [one for one in kwrap.registered() if one.plugin == plugin.name] if plugin.usable else []
         status = row["status"] if plugin.status == "blocked" else plugin.status
         problem = "" if plugin.usable or plugin.status == "blocked" else plugin.unusable_because
-        found = [{"hook": one.name, "problem": check_hook(one)} for one in hooks]
+        with redirect_stdout(StringIO()):  # a hook may print, as a trace does
+            found = [{"hook": one.name, "problem": check_hook(one)} for one in hooks]
         checked.append({**row, "status": status, "problem": problem, "hooks": found})
     print_result(_table(checked), {"plugins": checked}, as_json=as_json)
     if any(_is_broken(row) for row in checked):

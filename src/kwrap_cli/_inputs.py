@@ -8,6 +8,7 @@ import numpy as np
 
 from kwrap._selection import places
 from kwrap_cli._command import BadInput, short_line
+from kwrap_cli._output import aside
 
 __all__ = ["call", "random_inputs", "read_inputs", "samples"]
 
@@ -61,7 +62,8 @@ def random_inputs(model: keras.Model, batch: int, seed: int) -> Any:
 def call(model: keras.Model, inputs: Any) -> list[Any]:
     """Return the outputs of a model in inference, flat, as arrays."""
     try:
-        outputs = keras.tree.flatten(model(inputs, training=False))
+        with aside():
+            outputs = keras.tree.flatten(model(inputs, training=False))
     except Exception as error:  # of any kind: the inputs may not be the model's
         raise BadInput(f"{model.name!r} cannot be called with these inputs: {short_line(error)}") from error
     return [keras.ops.convert_to_numpy(keras.ops.cast(output, "float64")) for output in outputs]

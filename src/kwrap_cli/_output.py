@@ -4,7 +4,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -14,10 +15,17 @@ from rich.text import Text
 
 from kwrap_files import printable
 
-__all__ = ["console", "print_result", "size", "table"]
+__all__ = ["aside", "console", "print_result", "size", "table"]
 
 # In a pipe or a file: what a table of paths and hooks needs, so that a row is a line.
 _WIDTH_OF_FILES = 200
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Print what hooks print, such as the lines of a trace, on stderr: stdout has the command's own result alone."""
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def print_result(shown: RenderableType, data: Any, *, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import kwrap
 from kwrap_cli._command import BadInput, short_line
 from kwrap_cli._inputs import call
+from kwrap_cli._output import aside
 
 __all__ = ["interleaved", "measured"]
 
@@ -29,8 +30,9 @@ def measured(wrapped: keras.Model, inputs: Any, repeats: int) -> list[dict[str, 
 def interleaved(one: Callable[[], object], other: Callable[[], object], repeats: int) -> tuple[float, float]:
     """Return the median times of two functions in milliseconds, called in turn; which is first alternates."""
     try:
-        for _ in range(_WARM_UP):
-            one(), other()
+        with aside():  # what is traced prints then
+            for _ in range(_WARM_UP):
+                one(), other()
     except Exception as error:  # of any kind: not every model runs on random inputs, or trains
         raise BadInput(f"the model cannot be run: {type(error).__name__}: {short_line(error)}") from error
     times: tuple[list[float], list[float]] = ([], [])

@@ -43,7 +43,7 @@ _RESERVED = {"keras": "a plugin", "cli": "a package", "files": "a package"}
 def new_plugin(name: str, folder: Path | None, licence: str, author: str | None) -> None:
     """Write the package kwrap-NAME: a plugin with a hook NAME, which installs, works and passes its tests as it is.
 
-    NAME consists of lower-case words, such as spectral_norm.
+    NAME consists of lower-case words, such as weight_clip.
     """
     words = _checked(name)
     package = "kwrap-" + words.replace("_", "-")
@@ -81,7 +81,7 @@ def _checked(name: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", words) or words.startswith("kwrap_") or words == "kwrap":
         hint = f" Did you mean {meant}?" if re.fullmatch(r"[a-z][a-z0-9_]*", meant) and meant != "kwrap" else ""
         raise BadInput(
-            f"{name!r} cannot be a plugin's name: it consists of lower-case words, such as spectral_norm, and the "
+            f"{name!r} cannot be a plugin's name: it consists of lower-case words, such as weight_clip, and the "
             f"package adds kwrap- to it.{hint}"
         )
     for made, what in ((words, "it"), (_class_name(words), f"the name of its class, {_class_name(words)},")):

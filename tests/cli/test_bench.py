@@ -49,3 +49,11 @@ def test_calls_are_in_turn_and_which_is_first_alternates():
 @pytest.mark.parametrize("option", ["--repeats", "--batch"])
 def test_counts_below_one_are_refused(run, option):
     assert run("bench", "wrapped.keras", option, "0").exit_code == 2
+
+
+def test_what_a_hook_prints_is_not_on_stdout(run, data):
+    # `data` reads stdout as JSON.
+    data("bench", "plain.keras", "--hook", "trace@conv", "--repeats", "1", "--batch", "1")
+    result = run("bench", "plain.keras", "--hook", "trace@conv", "--repeats", "1", "--batch", "1")
+    assert "conv: float32 (1, 6, 6, 1) -> float32 (1, 4, 4, 4)" in result.stderr
+    assert "conv:" not in result.stdout
