@@ -1,4 +1,5 @@
 import json
+import warnings
 import zipfile
 from typing import Any
 
@@ -12,7 +13,7 @@ import kwrap
 from kwrap import _state, errors
 
 from . import composites
-from .specimens import Adapter, Mask, NonNegative, Times, same, values
+from .specimens import Adapter, Jitter, Mask, NonNegative, Times, same, values
 
 INPUTS = np.random.default_rng(0).normal(size=(4, 4)).astype("float32")
 
@@ -69,6 +70,52 @@ def test_state_that_was_stored_by_position_is_read(tmp_path):
                     hook["vars"].move(name, str(place))
     other.load_weights(tmp_path / "model.weights.h5")
     assert all(same(value, states(model)[key]) for key, value in states(other).items())
+
+
+# --- seed generators -------------------------------------------------------------------------------------------------
+
+
+def test_the_states_of_seed_generators_are_in_the_file_those_of_layers_that_a_hook_holds_too(tmp_path):
+    @kwrap.hook(layer_type=keras.layers.Layer)
+    class Drawing(kwrap.Hook):
+        """Draw by two generators, and by a layer of its own, which has no weights."""
+
+        def build(self, layer):
+            self.first, self.second = (keras.random.SeedGenerator(seed, name=f"of_{seed}") for seed in (1, 2))
+            self.dropout = keras.layers.Dropout(0.5, seed=3)
+
+        def call(self, call_next, inputs):
+            shape = keras.ops.shape(inputs)
+            noise = [keras.random.normal(shape, seed=seed) for seed in (self.first, self.second, self.second)]
+            return call_next(self.dropout(inputs + sum(noise), training=True))
+
+    model, other = network(Drawing(), where="a"), network(Drawing(), seed=2, where="a")
+    for _ in range(3):
+        model(INPUTS)
+    path = tmp_path / "model.weights.h5"
+    model.save_weights(path)
+    names = ["seed_generator_state", "seed_generator_state:1", "seed_generator_state:2"]
+    with h5py.File(path) as file:
+        stored = file["layers/dense/hooks/drawing/vars"]
+        assert sorted(stored) == names
+        assert [stored[name][()].tolist() for name in names] == [[1, 3], [2, 6], [3, 3]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other.load_weights(path)
+    assert same(other(INPUTS), model(INPUTS))
+    network(seed=3).load_weights(path)  # a plain model, which has none
+
+
+def test_a_plain_models_file_leaves_the_seed_generators_and_files_of_plain_models_have_none(tmp_path):
+    plain, path = network(), tmp_path / "plain.weights.h5"
+    plain.save_weights(path)
+    model = network([Jitter()])
+    model(INPUTS, training=True)
+    before = [values([hook.seed.state])[0] for _, hook in kwrap.find_hooks(model)]
+    with pytest.warns(errors.HookStateWarning, match="has no 'calls' of hook") as caught:
+        model.load_weights(path)
+    assert len(caught) == 1
+    assert all(same(hook.seed.state, state) for (_, hook), state in zip(kwrap.find_hooks(model), before, strict=True))
 
 
 # --- what a file lacks -----------------------------------------------------------------------------------------------
