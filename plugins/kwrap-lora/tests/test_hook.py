@@ -351,6 +351,7 @@ def test_every_option_is_in_the_config():
         ({"rank": True}, "lora: rank=True is not"),
         ({"alpha": 0}, "lora: alpha=0 is not a finite number above 0"),
         ({"alpha": float("nan")}, "lora: alpha=nan is not"),
+        ({"alpha": 10**400}, "lora: alpha=1000"),
         ({"dropout": 1.0}, r"lora: dropout=1.0 is not in \[0, 1\)"),
         ({"dropout": -0.1}, "lora: dropout=-0.1 is not in"),
         ({"dropout": float("nan")}, "lora: dropout=nan is not in"),

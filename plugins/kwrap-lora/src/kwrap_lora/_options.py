@@ -14,11 +14,13 @@ __all__ = [
     "checked_dropout",
     "checked_initializer",
     "checked_rank",
+    "is_number",
     "matrix_shape",
     "rank_problem",
 ]
 
 HOOK = "lora"
+_LARGEST = 3.4e38
 
 
 def checked_rank(rank: Any) -> int:
@@ -30,7 +32,7 @@ def checked_rank(rank: Any) -> int:
 
 def checked_alpha(alpha: Any) -> float | None:
     """Return alpha; raise OptionValueError unless it is a finite number above 0, or None."""
-    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+    if alpha is not None and not (is_number(alpha) and alpha > 0):
         raise OptionValueError(
             HOOK, "alpha", alpha, "is not a finite number above 0, nor None, which stands for the rank"
         )
@@ -39,7 +41,7 @@ def checked_alpha(alpha: Any) -> float | None:
 
 def checked_dropout(dropout: Any) -> float:
     """Return the rate; raise OptionValueError unless it is in [0, 1)."""
-    if not (_is_number(dropout) and 0 <= dropout < 1):
+    if not (is_number(dropout) and 0 <= dropout < 1):
         raise OptionValueError(HOOK, "dropout", dropout, "is not in [0, 1): it is the share of inputs that are dropped")
     return dropout  # type: ignore[no-any-return]
 
@@ -63,8 +65,9 @@ def checked_initializer(option: str, value: Any) -> keras.initializers.Initializ
     return initializer
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that float32 holds; neither NaN nor infinite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
