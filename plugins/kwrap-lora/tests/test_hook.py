@@ -326,6 +326,12 @@ def test_pruning_after_it_keeps_the_masks_of_a_pruned_model_in_the_merged_weight
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
+def test_numbers_may_be_of_numpy():
+    hook = LoRA(np.int64(2), alpha=np.float32(3), dropout=np.float64(0.5))
+    assert (hook.rank, hook.factor, hook.dropout) == (2, 1.5, 0.5)
+    assert LoRA.from_config(hook.get_config()).get_config() == hook.get_config()
+
+
 def test_every_option_is_in_the_config():
     expected = {
         "rank": 3,
