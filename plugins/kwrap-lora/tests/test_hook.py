@@ -326,6 +326,12 @@ def test_pruning_after_it_keeps_the_masks_of_a_pruned_model_in_the_merged_weight
 # --- options ----------------------------------------------------------------------------------------------------------
 
 
+def test_numbers_may_be_of_numpy():
+    hook = LoRA(np.int64(2), alpha=np.float32(3), dropout=np.float64(0.5))
+    assert (hook.rank, hook.factor, hook.dropout) == (2, 1.5, 0.5)
+    assert LoRA.from_config(hook.get_config()).get_config() == hook.get_config()
+
+
 def test_every_option_is_in_the_config():
     expected = {
         "rank": 3,
@@ -351,6 +357,7 @@ def test_every_option_is_in_the_config():
         ({"rank": True}, "lora: rank=True is not"),
         ({"alpha": 0}, "lora: alpha=0 is not a finite number above 0"),
         ({"alpha": float("nan")}, "lora: alpha=nan is not"),
+        ({"alpha": 10**400}, "lora: alpha=1000"),
         ({"dropout": 1.0}, r"lora: dropout=1.0 is not in \[0, 1\)"),
         ({"dropout": -0.1}, "lora: dropout=-0.1 is not in"),
         ({"dropout": float("nan")}, "lora: dropout=nan is not in"),

@@ -60,7 +60,7 @@ def test_training_is_that_of_keras_own_lora_and_the_optimizer_as_large(kind):
     make, inputs = KINDS[kind]
     ours, theirs = pair(make, inputs)
     for model in (ours, theirs):
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+        model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse", run_eagerly=True)
         targets = np.ones((len(inputs), *ours.output_shape[1:]), "float32")
         model.fit(inputs, targets, epochs=3, batch_size=len(inputs), verbose=0)
     np.testing.assert_allclose(ours(inputs), theirs(inputs), rtol=1e-4, atol=1e-5)

@@ -1,6 +1,5 @@
 """The adapters on a model by their names: which there are, and how much each of them counts."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -8,6 +7,7 @@ import keras
 import kwrap
 from kwrap.errors import AbsentHookError, OptionValueError
 from kwrap_lora._hook import LoRA
+from kwrap_lora._options import is_number
 
 __all__ = ["adapters", "hooks_by_name", "use_adapters"]
 
@@ -41,7 +41,7 @@ def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, 
     for name, scale in scales.items():
         if name not in hooks:
             raise AbsentHookError(model.name, name, list(hooks))
-        if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
+        if not is_number(scale):
             raise OptionValueError("use_adapters", name, scale, "is not a finite number")
     for name, those in hooks.items():
         for _, hook in those:

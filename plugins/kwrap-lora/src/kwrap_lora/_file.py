@@ -1,6 +1,7 @@
 """The file of an adapter: a zip of NumPy arrays and a text, written whole or not at all, read as anyone's."""
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -141,15 +142,14 @@ def read(path: Path) -> Adapter:
         AdapterFileError: it is no adapter, or damaged.
         OSError: it cannot be read.
     """
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            with zipfile.ZipFile(file) as archive:
-                return _read_zip(archive, size)
-        except _Wrong as error:
-            raise AdapterFileError(str(path), str(error)) from None
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
-            raise AdapterFileError(str(path), f"it is no zip file of arrays, or damaged: {error}") from error
+    data = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return _read_zip(archive, len(data))
+    except _Wrong as error:
+        raise AdapterFileError(str(path), str(error)) from None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+        raise AdapterFileError(str(path), f"it is no zip file of arrays, or damaged: {error}") from error
 
 
 def _read_zip(archive: zipfile.ZipFile, size: int) -> Adapter:

@@ -38,8 +38,9 @@ def structure_of(layers: Mapping[str, keras.Layer]) -> str:
 
 def hash_of(target: kwrap.WeightTarget) -> str:
     """Return a hash of a weight's values, as they are stored."""
-    value = keras.ops.convert_to_numpy(target.variable)
-    return hashlib.sha256(f"{target.dtype} {target.shape}".encode() + value.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{target.dtype} {target.shape}".encode())
+    digest.update(keras.ops.convert_to_numpy(target.variable).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

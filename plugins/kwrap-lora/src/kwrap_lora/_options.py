@@ -1,6 +1,7 @@
 """The options of LoRA, checked; and whether they go with a weight."""
 
 import math
+import numbers
 from typing import Any
 
 import keras
@@ -14,34 +15,36 @@ __all__ = [
     "checked_dropout",
     "checked_initializer",
     "checked_rank",
+    "is_number",
     "matrix_shape",
     "rank_problem",
 ]
 
 HOOK = "lora"
+_LARGEST = 3.4e38
 
 
 def checked_rank(rank: Any) -> int:
     """Return the rank; raise OptionValueError unless it is a whole number from 1 on."""
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if isinstance(rank, bool) or not isinstance(rank, numbers.Integral) or rank < 1:
         raise OptionValueError(HOOK, "rank", rank, "is not a whole number from 1 on")
-    return rank
+    return int(rank)
 
 
 def checked_alpha(alpha: Any) -> float | None:
     """Return alpha; raise OptionValueError unless it is a finite number above 0, or None."""
-    if alpha is not None and not (_is_number(alpha) and alpha > 0):
+    if alpha is not None and not (is_number(alpha) and alpha > 0):
         raise OptionValueError(
             HOOK, "alpha", alpha, "is not a finite number above 0, nor None, which stands for the rank"
         )
-    return alpha  # type: ignore[no-any-return]
+    return None if alpha is None else float(alpha)
 
 
 def checked_dropout(dropout: Any) -> float:
     """Return the rate; raise OptionValueError unless it is in [0, 1)."""
-    if not (_is_number(dropout) and 0 <= dropout < 1):
+    if not (is_number(dropout) and 0 <= dropout < 1):
         raise OptionValueError(HOOK, "dropout", dropout, "is not in [0, 1): it is the share of inputs that are dropped")
-    return dropout  # type: ignore[no-any-return]
+    return float(dropout)
 
 
 def checked_bool(option: str, value: Any) -> bool:
@@ -63,8 +66,12 @@ def checked_initializer(option: str, value: Any) -> keras.initializers.Initializ
     return initializer
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number that float32 holds; neither NaN nor infinite."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return False
+    size: Any = abs(value)
+    return bool(size <= _LARGEST)
 
 
 def matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
