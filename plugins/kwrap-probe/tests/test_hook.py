@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import HookCallError, KwrapError, OptionValueError, TargetError
-from kwrap_probe import NoFloatingOutputsError, Probe, report, reset
+from kwrap_probe import NaNGuard, NoFloatingOutputsError, Probe, report, reset
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
@@ -81,7 +81,7 @@ def test_statistics_of_a_step_are_those_that_numpy_computes(how):
 @pytest.mark.parametrize("how", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
 def test_training_gives_the_bare_models_outputs_and_weights_to_the_bit(how):
     bare, probed = network(), network()
-    kwrap.wrap_model(probed, Probe(every=2))
+    kwrap.wrap_model(probed, [Probe(every=2), NaNGuard(raises=True)])
     for model in (bare, probed):
         model.compile(keras.optimizers.Adam(0.05), "mse", **how)
         model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)

@@ -159,7 +159,7 @@ class Probe(kwrap.Hook):
         if not looks:
             return []
         if replicas() == 1 and all(isinstance(variable.value, tf.Variable) for variable, _ in looks):
-            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: False)]
+            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: tf.constant(False))]
         # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
         new = tf.cond(
             due,
@@ -174,10 +174,12 @@ class Probe(kwrap.Hook):
 
 
 def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[[Any], Any]) -> Any:
+    """Add; return what is there once that is done."""
+    done: list[Any] = []
     for variable, tensors in looks:
-        held = variable.value
-        held.assign(added(tf.convert_to_tensor(held), measured(flat(tensors))), read_value=False)
-    return True
+        done += assigned(variable, added(tf.convert_to_tensor(variable.value), measured(flat(tensors))))
+    with tf.control_dependencies(done):
+        return tf.constant(True)
 
 
 def series(source: str, weight: str | None) -> str:
