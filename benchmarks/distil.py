@@ -1,7 +1,7 @@
 """What a student learns from its teacher's features: python benchmarks/distil.py [--quick].
 
 On scikit-learn's digits; the table in docs/distil.md. Not ratios: each accuracy is a mean over seeds, with its standard
-error. Some two minutes on two cores.
+error. Some five minutes of one core.
 """
 
 import argparse

@@ -173,7 +173,7 @@ class Probe(kwrap.Hook):
         ]
 
 
-def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[[Any], Any]) -> Any:
+def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[..., Any]) -> Any:
     """Add; return what is there once that is done."""
     done: list[Any] = []
     for variable, tensors in looks:
