@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import HookCallError, KwrapError, OptionValueError, TargetError
-from kwrap_probe import NoFloatingOutputsError, Probe, report, reset
+from kwrap_probe import NaNGuard, NoFloatingOutputsError, Probe, report, reset
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
@@ -36,7 +36,7 @@ def by_name(model: keras.Model) -> dict[str, object]:
 def must_be(statistics: object, *arrays: np.ndarray, rtol: float = 1e-5) -> None:
     """Compare with NumPy's numbers of all arrays together."""
     values = np.concatenate([np.asarray(array, "float64").reshape(-1) for array in arrays])
-    assert (statistics.calls, statistics.seen, statistics.size) == (len(arrays), values.size, values.size)
+    assert (statistics.calls, statistics.size) == (len(arrays), values.size)
     assert statistics.zeros == np.sum(values == 0)
     found = [statistics.mean, statistics.spread, statistics.minimum, statistics.maximum]
     scale = np.abs(values).max()
@@ -81,7 +81,7 @@ def test_statistics_of_a_step_are_those_that_numpy_computes(how):
 @pytest.mark.parametrize("how", [{"jit_compile": False}, {"jit_compile": True}], ids=str)
 def test_training_gives_the_bare_models_outputs_and_weights_to_the_bit(how):
     bare, probed = network(), network()
-    kwrap.wrap_model(probed, Probe(every=2))
+    kwrap.wrap_model(probed, [Probe(every=2), NaNGuard(raises=True)])
     for model in (bare, probed):
         model.compile(keras.optimizers.Adam(0.05), "mse", **how)
         model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0)
@@ -118,7 +118,7 @@ def test_recurrent_layers_and_embeddings_train_to_the_bare_ones_bits_too(layer, 
         trained.append(model)
     bare, probed = trained
     if is_embedding:  # the rows that were read, repeated ones apart
-        assert by_name(probed)["layer/embeddings_gradients"].seen == 3 * words.size * 3
+        assert by_name(probed)["layer/embeddings_gradients"].size == 3 * words.size * 3
     for one, other in zip(bare.weights, kwrap.unwrap_model(probed).weights, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -360,7 +360,7 @@ def test_two_replicas_count_as_one_that_saw_all_of_both():
     for one, two in zip(alone, together, strict=True):
         # Both replicas have the weights, so that these are seen twice; gradients of weights are those of a half each.
         times = 2 if one["weight"] else 1
-        assert (two["calls"], two["seen"]) == (2 * one["calls"], times * one["seen"])
+        assert (two["calls"], two["size"]) == (2 * one["calls"], times * one["size"])
         if one["source"] in ("inputs", "outputs", "weights"):
             for name in ("mean", "spread", "minimum", "maximum", "zero_share"):
                 assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), (one["name"], name)

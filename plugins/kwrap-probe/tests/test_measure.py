@@ -10,15 +10,15 @@ VALUES[:5] = 0.0
 
 
 def measured(values, sample=None, histogram=False):
-    return np.array(measure(sample, histogram)(tf.reshape(tf.constant(values), [-1])))
+    vector = tf.zeros([length(histogram)], tf.float64)
+    return np.array(measure(sample, histogram)(tf.reshape(tf.constant(values), [-1]), vector))
 
 
 def expected(values):
     finite = values[np.isfinite(values)].astype("float64")
     low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
     broken = values.size - finite.size
-    sums = (finite.size, finite.sum(), (finite**2).sum(), np.sum(finite == 0))
-    return np.array([low, high, finite.size, broken, 1, *sums], "float64")
+    return np.array([low, high, finite.size, broken, 1, finite.sum(), (finite**2).sum(), np.sum(finite == 0)])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -80,15 +80,15 @@ def test_nothing_and_a_vector_are_the_vector():
         np.testing.assert_array_equal(added(*map(tf.constant, pair)), vector)
 
 
-def test_a_sample_follows_no_axis_and_extremes_are_of_all():
+def test_a_sample_is_from_all_over_and_follows_no_axis():
     # Of 12 channels each has a value of its own; a stride of a multiple of 2, 3 or 4 would miss some.
     values = np.tile(np.arange(12, dtype="float32"), 4000)
-    values[777] = -5.0
     vector = measured(values, sample=4096)
-    assert (vector[Part.LOW], vector[Part.HIGH], vector[Part.SEEN], vector[Part.SIZE]) == (-5, 11, values.size, 4096)
+    assert (vector[Part.LOW], vector[Part.HIGH], vector[Part.SIZE]) == (0, 11, 4096)
     # Four standard errors of a mean of 4096 values: an even spread is better than chance.
     assert abs(vector[Part.TOTAL] / 4096 - 5.5) < 4 * values.std() / 64
     assert abs(vector[Part.ZEROS] / 4096 - 1 / 12) < 0.02
+    assert measured(np.arange(90_000, dtype="float32"), sample=1000)[Part.HIGH] > 89_000
 
 
 def test_a_tensor_no_larger_than_the_sample_is_measured_whole():
@@ -99,20 +99,18 @@ def test_a_tensor_no_larger_than_the_sample_is_measured_whole():
 def test_xla_measures_the_same(values):
     values = values.astype("float32").reshape(-1)
     kernel = measure(500, True)
-    compiled = tf.function(lambda: kernel(tf.constant(values)), jit_compile=True)()
+    compiled = tf.function(
+        lambda: kernel(tf.constant(values), tf.zeros([length(True)], tf.float64)), jit_compile=True
+    )()
     assert compiled.shape == (length(True),)
     np.testing.assert_allclose(compiled, measured(values, 500, True), rtol=1e-6)
 
 
 def test_one_trace_serves_all_lengths():
-    kernel = measure(None, False)
-    before = kernel.trace_count
-    for size in (3, 4, 5):
-        kernel(tf.ones([size], tf.float32))
-    assert kernel.trace_count <= max(before, 1) + 1
-    after = kernel.trace_count
-    kernel(tf.ones([6], tf.float32))
-    assert kernel.trace_count == after
+    kernel = measure(77, False)
+    for size in (3, 4, 500):
+        kernel(tf.ones([size]), tf.zeros([length(False)], tf.float64))
+    assert kernel.trace_count == 1
 
 
 def test_tensors_of_several_dtypes_become_one_of_the_widest():

@@ -29,7 +29,7 @@ def test_a_report_is_json(probed):
     data = json.loads(json.dumps(report(probed).as_dict()))
     inputs = data["statistics"][0]
     assert data["model"] == "<i>net"
-    assert (inputs["source"], inputs["weight"], inputs["calls"], inputs["seen"]) == ("inputs", None, 1, 1500)
+    assert (inputs["source"], inputs["weight"], inputs["calls"], inputs["size"]) == ("inputs", None, 1, 1500)
     assert inputs["mean"] == pytest.approx(float(X.mean()), rel=1e-4)
     assert sum(count for _, _, count in inputs["bins"]) == 1500
     assert [each["name"] for each in data["statistics"]] == [

@@ -35,8 +35,7 @@ class Probe(kwrap.Hook):
     Args:
         watch: which of "inputs", "outputs", "output_gradients", "weights", "weight_gradients". Default: all.
         every: measure in every so manieth call, from the first on.
-        sample: of a tensor of more values, that many, from all over it, give mean, spread, zeros and histogram.
-            Extremes and the number of non-finite values are always of all. None: all of all.
+        sample: of a tensor of more values, measure that many, from all over it. None: all.
         histogram: whether to count the values, too: in 513 bins, of a quarter of an octave.
         log: statistics that are metrics of the model, such as "outputs/zeros" or "weight_gradients/spread": named
             "<path>/outputs_zeros", "<path>/kernel_gradients_spread"; of a hook with a name of its own
@@ -55,7 +54,7 @@ class Probe(kwrap.Hook):
         watch: Sequence[str] = SOURCES,
         *,
         every: int = 10,
-        sample: int | None = 8192,
+        sample: int | None = 4096,
         histogram: bool = True,
         log: Sequence[str] = (),
         phase: Literal["always", "training", "inference"] = "training",
@@ -159,12 +158,13 @@ class Probe(kwrap.Hook):
         if not looks:
             return []
         if replicas() == 1 and all(isinstance(variable.value, tf.Variable) for variable, _ in looks):
-            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: False)]
+            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: tf.constant(False))]
         # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
+        nothing = tf.zeros([len(looks), length(self.histogram)], tf.float64)
         new = tf.cond(
             due,
-            lambda: tf.stack([measured(flat(tensors)) for _, tensors in looks]),
-            lambda: tf.zeros([len(looks), length(self.histogram)], tf.float64),
+            lambda: tf.stack([measured(flat(tensors), nothing[0]) for _, tensors in looks]),
+            lambda: nothing,
         )
         return [
             op
@@ -173,11 +173,13 @@ class Probe(kwrap.Hook):
         ]
 
 
-def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[[Any], Any]) -> Any:
+def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[..., Any]) -> Any:
+    """Add; return what is there once that is done."""
+    done: list[Any] = []
     for variable, tensors in looks:
-        held = variable.value
-        held.assign(added(tf.convert_to_tensor(held), measured(flat(tensors))), read_value=False)
-    return True
+        done += assigned(variable, measured(flat(tensors), tf.convert_to_tensor(variable.value)))
+    with tf.control_dependencies(done):
+        return tf.constant(True)
 
 
 def series(source: str, weight: str | None) -> str:

@@ -14,17 +14,16 @@ __all__ = ["BIN_COUNT", "Part", "added", "bin_edges", "flat", "length", "measure
 
 
 class Part(enum.IntEnum):
-    """The places in a vector; bins of the histogram come after the last."""
+    """The places in a vector; bins of the histogram come after the last. All but NON_FINITE is of finite values."""
 
     LOW = 0
     HIGH = 1
-    SEEN = 2  # finite values, of all; the extremes are of these
-    NON_FINITE = 3  # of all
+    SIZE = 2
+    NON_FINITE = 3
     CALLS = 4
-    SIZE = 5  # finite values of the sample; what follows is of these
-    TOTAL = 6
-    SQUARES = 7
-    ZEROS = 8
+    TOTAL = 5
+    SQUARES = 6
+    ZEROS = 7
 
 
 # A bin is a quarter of an octave: the bits of a float32 down to the second of its mantissa. Fixed bins, as counts of
@@ -67,40 +66,32 @@ def flat(tensors: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def measure(sample: int | None, histogram: bool) -> kwrap.Kernel[..., Any]:
-    """Return the kernel that measures a flat floating tensor: one trace a dtype for all layers of equal options."""
+    """Return the kernel that adds what it measures of a flat floating tensor to a vector.
 
-    def measured(values: Any) -> Any:
+    One trace a dtype serves all layers of equal options.
+    """
+
+    def measured(values: Any, vector: Any) -> Any:
         values = values if values.dtype == tf.float64 else tf.cast(values, tf.float32)
-        count = tf.size(values, out_type=tf.int64)
-        part = values if sample is None else _sampled(values, count, sample)
-
-        def of_whole() -> Any:
-            extremes = tf.stack([tf.reduce_min(values), tf.reduce_max(values)])
-            return _vector(extremes, count, tf.zeros_like(count), part, histogram)
+        part = values if sample is None else _sampled(values, sample)
+        count = tf.size(part, out_type=tf.int64)
 
         def of_finite() -> Any:
-            finite = tf.math.is_finite(values)
-            broken = count - tf.math.count_nonzero(finite)
-            low = tf.reduce_min(tf.where(finite, values, values.dtype.max))
-            high = tf.reduce_max(tf.where(finite, values, values.dtype.min))
-            extremes = tf.stack([low, high])
-            extremes = tf.where(broken < count, extremes, tf.zeros_like(extremes))
-            kept = tf.boolean_mask(part, tf.math.is_finite(part))
-            return _vector(extremes, count, broken, kept, histogram)
+            return _vector(tf.boolean_mask(part, tf.math.is_finite(part)), count, histogram)
 
         # A sum is finite only if all are; one that overflows takes the longer way for nothing.
-        return tf.cond(tf.math.is_finite(tf.reduce_sum(values)) & (count > 0), of_whole, of_finite)
+        whole = tf.math.is_finite(tf.reduce_sum(part))
+        return added(vector, tf.cond(whole, lambda: _vector(part, count, histogram), of_finite))
 
     return kwrap.kernel(measured)
 
 
 def added(old: Any, new: Any) -> Any:
     """Return the vector of all that two vectors are of."""
-    has_new, has_old = new[Part.SEEN] > 0, old[Part.SEEN] > 0
-    low = tf.minimum(old[Part.LOW], new[Part.LOW])
-    high = tf.maximum(old[Part.HIGH], new[Part.HIGH])
-    both = tf.where(has_old, tf.stack([low, high]), new[: Part.SEEN])
-    return tf.concat([tf.where(has_new, both, old[: Part.SEEN]), old[Part.SEEN :] + new[Part.SEEN :]], 0)
+    low, high = tf.minimum(old[Part.LOW], new[Part.LOW]), tf.maximum(old[Part.HIGH], new[Part.HIGH])
+    both = tf.where(old[Part.SIZE] > 0, tf.stack([low, high]), new[: Part.SIZE])
+    extremes = tf.where(new[Part.SIZE] > 0, both, old[: Part.SIZE])
+    return tf.concat([extremes, old[Part.SIZE :] + new[Part.SIZE :]], 0)
 
 
 def of_all_replicas(new: Any) -> Any:
@@ -111,8 +102,8 @@ def of_all_replicas(new: Any) -> Any:
     # Nothing reduces to the least: each replica puts its extremes into a place of its own, and places are added.
     count = context.num_replicas_in_sync
     own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=tf.float64)[:, None, None]
-    parts, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [own * new[:, : Part.SEEN + 1], new[:, Part.SEEN :]])
-    seen = parts[:, :, Part.SEEN] > 0
+    parts, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [own * new[:, : Part.SIZE + 1], new[:, Part.SIZE :]])
+    seen = parts[:, :, Part.SIZE] > 0
     low = tf.reduce_min(tf.where(seen, parts[:, :, Part.LOW], tf.float64.max), 0)
     high = tf.reduce_max(tf.where(seen, parts[:, :, Part.HIGH], tf.float64.min), 0)
     extremes = tf.stack([low, high], 1)
@@ -120,22 +111,24 @@ def of_all_replicas(new: Any) -> Any:
     return tf.concat([extremes, sums], 1)
 
 
-def _sampled(values: Any, count: Any, sample: int) -> Any:
+def _sampled(values: Any, sample: int) -> Any:
     """Return all values, or `sample` of them from all over."""
-    places = np.arange(sample)
-    kept = tf.minimum(count, sample)
+    count = tf.size(values, out_type=tf.int64)
+    kept, places = tf.minimum(count, sample), np.arange(sample)
     spread = tf.cast(tf.constant(places * _GOLDEN % 1.0)[:kept] * tf.cast(count, tf.float64), tf.int64)
     return tf.gather(values, tf.where(count > sample, spread, tf.constant(places)[:kept]))
 
 
-def _vector(extremes: Any, count: Any, broken: Any, part: Any, histogram: bool) -> Any:
-    """Return the vector of `count` values, of which `broken` are not finite; `part` is the sample's finite ones."""
-    size, seen = tf.size(part, out_type=tf.int64), count - broken
-    zeros = size - tf.math.count_nonzero(part)
-    numbers = tf.cast(tf.stack([seen, broken, tf.ones_like(count), size]), tf.float64)
-    wide = tf.cast(part, tf.float64)  # in which the difference of the sums is exact enough for a spread
+def _vector(finite: Any, count: Any, histogram: bool) -> Any:
+    """Return the vector of `count` values, of which those that are `finite` are given."""
+    size = tf.size(finite, out_type=tf.int64)
+    extremes = tf.stack([tf.reduce_min(finite), tf.reduce_max(finite)])
+    extremes = tf.where(size > 0, extremes, tf.zeros_like(extremes))
+    wide = tf.cast(finite, tf.float64)  # in which the difference of the sums is exact enough for a spread
+    zeros = size - tf.math.count_nonzero(finite)
+    numbers = tf.cast(tf.stack([size, count - size, tf.ones_like(count)]), tf.float64)
     sums = [tf.reduce_sum(wide), tf.reduce_sum(wide * wide), tf.cast(zeros, tf.float64)]
-    return tf.concat([tf.cast(extremes, tf.float64), numbers, sums, *([_counted(part)] if histogram else [])], 0)
+    return tf.concat([tf.cast(extremes, tf.float64), numbers, sums, *([_counted(finite)] if histogram else [])], 0)
 
 
 def _counted(values: Any) -> Any:

@@ -39,9 +39,10 @@ class Statistics:
         source: "inputs", "outputs", "output_gradients", "weights" or "weight_gradients".
         weight: the weight's name, or None.
         calls: the measured calls, of all replicas.
-        seen: the number of finite values in them, of which `minimum` and `maximum` are.
-        non_finite: the number of NaN and infinite values.
-        size: the number of finite values of the sample, of which the rest is.
+        non_finite: how many of the measured values are NaN or infinite.
+        size: how many are finite; the rest is of these.
+        minimum: the least of them.
+        maximum: the greatest.
         mean: their mean.
         spread: their standard deviation.
         zeros: how many of them are zero.
@@ -54,11 +55,10 @@ class Statistics:
     source: str
     weight: str | None
     calls: int
-    seen: int
+    size: int
     non_finite: int
     minimum: float
     maximum: float
-    size: int
     mean: float
     spread: float
     zeros: int
@@ -71,7 +71,7 @@ class Statistics:
 
     @property
     def zero_share(self) -> float:
-        """The share of zeros in the sample, in [0, 1]."""
+        """The share of zeros, in [0, 1]."""
         return self.zeros / self.size if self.size else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -198,11 +198,10 @@ def _statistics(path: str, hook: str, source: str, weight: str | None, vector: A
         source=source,
         weight=weight,
         calls=int(vector[Part.CALLS]),
-        seen=int(vector[Part.SEEN]),
+        size=int(size),
         non_finite=int(vector[Part.NON_FINITE]),
         minimum=float(vector[Part.LOW]),
         maximum=float(vector[Part.HIGH]),
-        size=int(size),
         mean=mean,
         spread=math.sqrt(max(mean_square - mean**2, 0.0)),
         zeros=int(vector[Part.ZEROS]),
