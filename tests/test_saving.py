@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kwrap
 from kwrap import errors
@@ -301,6 +302,17 @@ def test_the_config_of_an_unwrapped_model_is_that_of_the_bare_one():
         kwrap.wrap_model(model, [Mask, Times])
         assert "kwrap>" in model.to_json()
         assert kwrap.unwrap_model(model).to_json() == before
+
+
+@pytest.mark.parametrize("make", [composites.tagger, composites.in_graph])
+def test_a_checkpoint_of_tensorflows_has_the_state_of_hooks_in_lists_and_dicts(make, tmp_path):
+    model, fresh = trained(make, steps=2), trained(make, steps=1)
+    path = tf.train.Checkpoint(model=model).write(str(tmp_path / "checkpoint"))
+    tf.train.Checkpoint(model=fresh).read(path).assert_existing_objects_matched()
+    states = [[hook[-1] for hook in hooks_of(one)] for one in (model, fresh)]
+    assert same(*states)
+    assert same(values(fresh.weights), values(model.weights))
+    assert same(composites.outputs(fresh), composites.outputs(model))
 
 
 # --- where the hooks sit ---------------------------------------------------------------------------------------------

@@ -154,6 +154,10 @@ def _bare_config(config: Any) -> Any:
     return {key: _bare_config(value) for key, value in {**bare, **place}.items()}
 
 
+def _wrappers_by_position(layer: keras.Layer) -> dict[str, Wrapper]:
+    return {f"wrapper_{at}": place.wrapper for at, place in enumerate(places(layer)) if place.wrapper is not None}
+
+
 def put_hooks(layer: keras.Layer, count: int, hooks: Hooks) -> None:
     """Put hooks, whose state is yet to be loaded, into a layer that was rebuilt without them.
 
@@ -252,7 +256,8 @@ def _has_hooks_inside(layer: keras.Layer, known: dict[int, bool]) -> bool:
 
 def _hooked(plain: type[keras.Layer]) -> type[keras.Layer]:
     if plain not in _classes:
-        _classes[plain] = _register(_in_front(Hooked, plain))
+        # TensorFlow's checkpoints look into no list or dict of a layer's.
+        _classes[plain] = _register(_keras.checkpointing(_wrappers_by_position)(_in_front(Hooked, plain)))
         _register(Hooked)  # Keras maps the one name to the class that was registered last
     return _classes[plain]
 

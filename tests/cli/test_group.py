@@ -64,7 +64,7 @@ def test_a_shell_is_given_a_script_that_asks_for_completions() -> None:
 def test_each_command_prints_json_where_it_has_a_table_and_shows_tracebacks(name: str) -> None:
     options = {option for parameter in command_of(name).params for option in parameter.opts}
     assert "--debug" in options
-    assert ("--json" in options) == (name not in ("demo", "new-plugin"))
+    assert ("--json" in options) == (name != "new-plugin")
 
 
 def test_help_lists_every_command_with_what_it_does() -> None:
