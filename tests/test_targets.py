@@ -3,6 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -514,3 +515,13 @@ def test_for_a_subclass_of_a_keras_layer_two_other_plugins_can_still_disagree(in
         install(name, ANSWERS.format(cls="keras.layers.Dense", answer=answer))
     with pytest.raises(errors.TargetError, match=r"'acts' and 'also' disagree"):
         kwrap.weight_targets(built(Scaled(2), None, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "transposed"), [(layers.Dense(2), (3,), 0), (layers.Conv1DTranspose(2, 3), (5, 4), 2)]
+)
+def test_axes_that_are_in_order_cost_no_transposition(layer, shape, transposed):
+    target, *_ = kwrap.weight_targets(built(layer, None, *shape))
+    function = tf.function(lambda value: target.from_matrix(target.as_matrix(value)))
+    graph = function.get_concrete_function(tf.TensorSpec(target.shape)).graph
+    assert [op.type for op in graph.get_operations()].count("Transpose") == transposed

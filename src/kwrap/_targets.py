@@ -54,17 +54,22 @@ class WeightTarget:
     def as_matrix(self, value: Any) -> Any:
         """Return `value`, of the variable's shape, as a matrix of shape (inputs, outputs)."""
         rows = math.prod(self.shape[axis] for axis in self.input_axes)
-        return keras.ops.reshape(keras.ops.transpose(value, self._order()), (rows, -1))
+        return keras.ops.reshape(_with_axes(value, self._order()), (rows, -1))
 
     def from_matrix(self, matrix: Any) -> Any:
         """Return a matrix of shape (inputs, outputs) in the variable's shape: the inverse of `as_matrix`."""
         order = self._order()
         value = keras.ops.reshape(matrix, [self.shape[axis] for axis in order])
-        return keras.ops.transpose(value, [order.index(axis) for axis in range(len(order))])
+        return _with_axes(value, [order.index(axis) for axis in range(len(order))])
 
     def _order(self) -> list[int]:
         others = [axis for axis in range(len(self.shape)) if axis not in self.input_axes]
         return [*self.input_axes, *others]
+
+
+def _with_axes(value: Any, order: list[int]) -> Any:
+    """Return `value` with its axes in this order; itself, without an op, where they are."""
+    return value if order == sorted(order) else keras.ops.transpose(value, order)
 
 
 # --- who answers for a layer ---------------------------------------------------------------------------------------
