@@ -62,34 +62,27 @@ def held(model: keras.Model) -> int:
     return sum(math.prod(variable.shape) for variable in model.optimizer.variables)
 
 
-def rows_of(net: str, repeats: int, jit_compile: bool) -> list[list[str]]:
+def rows_of(net: str, repeats: int) -> list[list[str]]:
     """Return the rows of a network."""
     build, size, steps = NETS[net]
     ways = {"bare": build(), "kwrap": kwrap_lora(build()), "keras": keras_lora(build())}
-    runs = {name: models.stepper(model, size, steps, jit_compile=jit_compile) for name, model in ways.items()}
+    runs = {name: models.stepper(model, size, steps, jit_compile=False) for name, model in ways.items()}
     times = interleaved(runs, repeats)
-    what = f"{net}{', XLA' if jit_compile else ''}"
     ours, theirs = held(ways["kwrap"]), held(ways["keras"])
-    rows = [
-        target(f"{what}: step, kwrap's LoRA / Keras' own", ratio(times, "kwrap", "keras"), 1.05),
-        [f"{what}: step, Keras' own LoRA / bare", "", str(ratio(times, "keras", "bare")), ""],
+    met = "yes" if ours <= theirs else "**no**"
+    return [
+        target(f"{net}: step, kwrap's LoRA / Keras' own", ratio(times, "kwrap", "keras"), 1.05),
+        [f"{net}: step, Keras' own LoRA / bare", "", str(ratio(times, "keras", "bare")), ""],
+        [f"{net}: numbers in Adam, kwrap's LoRA / Keras' own", "at most", f"{ours:,} / {theirs:,}", met],
     ]
-    if not jit_compile:
-        met = "yes" if ours <= theirs else "**no**"
-        rows.append([f"{what}: numbers in Adam, kwrap's LoRA / Keras' own", "at most", f"{ours:,} / {theirs:,}", met])
-    return rows
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few repeats, without XLA")
-    quick = parser.parse_args().quick
-    rows = []
-    for net in NETS:
-        for jit_compile in (False,) if quick else (False, True):
-            rows += rows_of(net, 3 if quick else 15, jit_compile)
-    print(table(TARGETS, rows))
+    parser.add_argument("--quick", action="store_true", help="few repeats")
+    repeats = 3 if parser.parse_args().quick else 7
+    print(table(TARGETS, [row for net in NETS for row in rows_of(net, repeats)]))
 
 
 if __name__ == "__main__":
