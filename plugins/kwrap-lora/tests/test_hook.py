@@ -384,6 +384,12 @@ def test_a_rank_above_that_of_weights_names_every_layer_and_changes_nothing():
     kwrap.wrap_model(model, [LoRA(4).at("dense_0"), LoRA(3).at(layers.Dense, exclude="dense_0")])
 
 
+def test_a_kernel_of_no_inputs_has_no_rank():
+    model = keras.Sequential([keras.Input((0,)), layers.Dense(5, name="dense")])
+    with pytest.raises(PlanError, match="dense: rank 1 is above 0, the most that the 0 x 5 matrix of 'kernel' has"):
+        kwrap.wrap_model(model, LoRA(1))
+
+
 def test_by_hand_a_rank_above_that_of_a_weight_is_an_error_too():
     with pytest.raises(TargetError, match="'lora' at 'dense': rank 6 is above 5, the most that the 6 x 5 matrix"):
         wrapped(layers.Dense(5, name="dense"), FLAT, LoRA(6))

@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import os
+import stat
 import zipfile
 
 import keras
@@ -127,6 +128,31 @@ def test_weights_of_half_precision_and_a_rank_of_its_own_for_each_layer(tmp_path
     assert keras.ops.all(base(INPUTS[0]) == model(INPUTS[0]))
 
 
+def test_a_name_that_no_hook_can_have_is_an_error_and_changes_nothing(file):
+    model = plain()
+    for name in ("", "fr/de", 3):
+        with pytest.raises(OptionValueError, match=f"load_adapter: name={name!r} is no hook's name"):
+            load_adapter(model, file, name=name)
+    assert not kwrap.find_hooks(model)
+    assert len(model.trainable_variables) == len(plain().trainable_variables)
+
+
+def test_an_adapter_that_cannot_be_filled_is_taken_off_again_and_others_stay(tmp_path, monkeypatch):
+    save_adapter(kwrap.wrap_model(plain(), LoRA(2).at("hidden")), tmp_path / "hidden.npz")
+    model = trained(LoRA(1).at("lstm"))  # of the same name as the file's
+    before, hooks, training = predict(model), kwrap.find_hooks(model), len(model.trainable_variables)
+    monkeypatch.setattr(LoRA, "parts", _no_memory)
+    with pytest.raises(MemoryError):
+        load_adapter(model, tmp_path / "hidden.npz")
+    assert [(path, id(hook)) for path, hook in kwrap.find_hooks(model)] == [(path, id(hook)) for path, hook in hooks]
+    assert len(model.trainable_variables) == training
+    assert np.array_equal(predict(model), before)
+
+
+def _no_memory(hook, target):
+    raise MemoryError
+
+
 # --- other models -----------------------------------------------------------------------------------------------------
 
 
@@ -165,8 +191,8 @@ def test_a_base_of_other_values_is_an_error_that_names_the_layers_unless_it_is_s
 # --- bad files --------------------------------------------------------------------------------------------------------
 
 
-def rewritten(file, target, change=lambda head: head, members=None, compression=zipfile.ZIP_STORED):
-    """Write the file anew, with a changed text and other members."""
+def rewritten(file, target, change=lambda head: head, members=None, compression=zipfile.ZIP_STORED, offset=None):
+    """Write the file anew, with a changed text and other members; `offset`: where its text is said to begin."""
     with zipfile.ZipFile(file) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     head = json.loads(parts.pop("adapter.json"))
@@ -175,6 +201,8 @@ def rewritten(file, target, change=lambda head: head, members=None, compression=
         archive.writestr("adapter.json", json.dumps(change(head)))
         for name, data in parts.items():
             archive.writestr(name, data)
+        if offset is not None:
+            archive.infolist()[0].header_offset = offset
     return target
 
 
@@ -199,6 +227,21 @@ def with_option(option, value):
     return change
 
 
+def with_second(what):
+    """Return a change that gives the second layer the first one's path or position."""
+
+    def change(head):
+        head["layers"][1][what] = head["layers"][0][what]
+        return head
+
+    return change
+
+
+def with_layer_of_no_weight(head):
+    head["layers"].append({**head["layers"][0], "path": "more", "position": 0, "weights": []})
+    return head
+
+
 def without_layer(head):
     head["layers"].pop()
     return head
@@ -215,6 +258,13 @@ FORGED = {
     "of another weight": ({"change": with_weight}, "it lacks the arrays '0/bias/a.npy'"),
     "no text": ({"change": lambda head: []}, "describes no adapter"),
     "of a later format": ({"change": lambda head: {**head, "format": 2}}, "it is of format 2"),
+    "of no format": ({"change": lambda head: {**head, "format": -5}}, "it is of format -5, which there is not"),
+    "of an empty name": ({"change": lambda head: {**head, "name": ""}}, "its adapter's name is empty"),
+    "of a long text": ({"change": lambda head: {**head, "more": "x" * 16_000_000}}, "longer than 16,000,000 bytes"),
+    "one path twice": ({"change": with_second("path")}, "two layers in its text have one path"),
+    "one position twice": ({"change": with_second("position")}, "two layers in its text have one position"),
+    "of no weight": ({"change": with_layer_of_no_weight}, "it is on no weight of layer 'more'"),
+    "of a far place": ({"offset": 2**63 + 5}, "it is no zip file of arrays, or damaged"),
     "without layers": ({"change": lambda head: {**head, "layers": None}}, "no 'layers' where one is due"),
     "a layer that is none": ({"change": lambda head: {**head, "layers": [3]}}, "no 'options' where one is due"),
     "an option that cannot be": ({"change": with_option("rank", 0)}, "rank=0 is not a whole number"),
@@ -223,6 +273,8 @@ FORGED = {
     "compressed": ({"compression": zipfile.ZIP_DEFLATED}, "is compressed, or there twice"),
     "a pickle": ({"members": {"0/kernel/a.npy": npy(np.array([{}]), allow_pickle=True)}}, "no array of float32"),
     "huge": ({"members": {"0/kernel/a.npy": huge()}}, "is not as long as its shape"),
+    "of NaN": ({"members": {"0/kernel/a.npy": npy(np.full((8, 2), np.nan, "float32"))}}, "a.npy' has values .* NaN"),
+    "infinite": ({"members": {"0/kernel/a.npy": npy(np.full((8, 2), np.inf, "float32"))}}, "values .* infinite"),
     "of whole numbers": ({"members": {"0/kernel/a.npy": npy(np.ones((8, 2), "int32"))}}, "no array of float32"),
     "no array": ({"members": {"0/kernel/a.npy": b"text"}}, "no array of float32"),
 }
@@ -231,8 +283,20 @@ FORGED = {
 @pytest.mark.parametrize("kind", FORGED)
 def test_a_forged_file_is_an_error_that_says_what_is_wrong(kind, file, tmp_path):
     changes, text = FORGED[kind]
+    model = plain()
     with pytest.raises(AdapterFileError, match=text):
-        load_adapter(plain(), rewritten(file, tmp_path / "forged.npz", **changes))
+        load_adapter(model, rewritten(file, tmp_path / "forged.npz", **changes))
+    assert not kwrap.find_hooks(model)
+
+
+def test_of_more_layers_than_the_model_has_only_one_more_is_looked_at(file, tmp_path):
+    def change(head):
+        head["layers"][2]["options"]["rank"] = 0
+        return head
+
+    forged = rewritten(file, tmp_path / "forged.npz", change)
+    small = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="hidden")])
+    assert "there is no layer 'attention/query'" in refused(small, forged)
 
 
 def test_matrices_that_do_not_fit_their_weight_are_an_error_that_names_it(file, tmp_path):
@@ -312,6 +376,22 @@ def test_what_cannot_be_saved_is_an_error_and_leaves_what_was_there(adapted, fil
         save_adapter(adapted, file)
     assert file.read_bytes() == before
     assert os.listdir(tmp_path) == ["adapter.npz"]
+
+
+def test_a_file_keeps_the_rights_of_the_one_that_it_replaces_and_comes_to_the_disk(
+    adapted, file, tmp_path, monkeypatch
+):
+    file.chmod(0o604)  # as no usual umask has it
+    mode, synced, sync = file.stat().st_mode, [], os.fsync
+
+    def noted(descriptor):
+        synced.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    save_adapter(adapted, file)
+    assert file.stat().st_mode == mode
+    assert synced == ([False] if os.name == "nt" else [False, True])
 
 
 def _full(descriptor):

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import secrets
+import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ Members: TypeAlias = Mapping[str, zipfile.ZipInfo]
 # Raised when an older kwrap-lora would misread what this one writes.
 FORMAT: Final = 1
 _TEXT: Final = "adapter.json"
+# Bytes: that of a thousand layers has 300 kB.
+_LONGEST_TEXT: Final = 16_000_000
 _PARTS: Final = ("a", "b", "magnitude")
 _MAGIC: Final = b"\x93NUMPY\x01\x00"
 # Not read by NumPy, which evaluates it.
@@ -84,11 +87,16 @@ class Adapter:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """Write a file beside `path`, bring it to the disk, and put it in the place of what is there in one step."""
+    """Write a file beside `path`, bring it to the disk, and put it in the place of what is there in one step.
+
+    It has the rights of the file that it replaces, or those of any new file.
+    """
     target = Path(os.path.realpath(path))  # the file that a link leads to, not the link
     beside = target.with_name(f".{target.stem[:50]}.{secrets.token_hex(6)}{target.suffix}")
     try:
         with open(beside, "xb") as file:
+            if target.exists():
+                beside.chmod(stat.S_IMODE(target.stat().st_mode))
             _write_zip(adapter, file)
             file.flush()
             os.fsync(file.fileno())
@@ -97,6 +105,18 @@ def write(adapter: Adapter, path: Path) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+    with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
+        _bring_folder_to_disk(target.parent)
+
+
+def _bring_folder_to_disk(folder: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_zip(adapter: Adapter, file: IO[bytes]) -> None:
@@ -131,6 +151,18 @@ def _member(index: int, weight: str, part: str) -> str:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
+# What zipfile raises for what is no zip file; OverflowError: for places in it that no integer of C holds.
+_UNREADABLE: Final = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)
+
+
 class _Wrong(Exception):  # noqa: N818 - becomes an AdapterFileError
     """What is wrong with a file."""
 
@@ -148,7 +180,7 @@ def read(path: Path) -> Adapter:
             return _read_zip(archive, len(data))
     except _Wrong as error:
         raise AdapterFileError(str(path), str(error)) from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, struct.error) as error:
+    except _UNREADABLE as error:
         raise AdapterFileError(str(path), f"it is no zip file of arrays, or damaged: {error}") from error
 
 
@@ -163,14 +195,19 @@ def _read_zip(archive: zipfile.ZipFile, size: int) -> Adapter:
         raise _Wrong("it declares more than it holds")
     if _TEXT not in members:
         raise _Wrong(f"it lacks {_TEXT!r}")
+    if members[_TEXT].file_size > _LONGEST_TEXT:
+        raise _Wrong(f"its text is longer than {_LONGEST_TEXT:,} bytes")
     head = _described(archive.read(_TEXT))
     rows = enumerate(_of_type(head, "layers", list))
     layers = tuple(_layer(archive, members, index, row) for index, row in rows)
     if not layers:
         raise _Wrong("it is on no layer")
+    for what in ("path", "position"):
+        if len({getattr(layer, what) for layer in layers}) < len(layers):
+            raise _Wrong(f"two layers in its text have one {what}")
     if len(members) != 1 + sum(len(weight.parts) for layer in layers for weight in layer.weights):
         raise _Wrong("it holds arrays that its text does not name")
-    return Adapter(_of_type(head, "name", str), _of_type(head, "structure", str), layers)
+    return Adapter(_name(head), _of_type(head, "structure", str), layers)
 
 
 def _described(text: bytes) -> dict[str, Any]:
@@ -180,9 +217,18 @@ def _described(text: bytes) -> dict[str, Any]:
         raise _Wrong(f"its text is no JSON: {error}") from error
     if not isinstance(head, dict):
         raise _Wrong("its text describes no adapter")
-    if (found := _of_type(head, "format", int)) > FORMAT:
+    if (found := _of_type(head, "format", int)) < 1:
+        raise _Wrong(f"it is of format {found}, which there is not")
+    if found > FORMAT:
         raise _Wrong(f"it is of format {found}, and this kwrap-lora reads up to {FORMAT}: update kwrap-lora")
     return head
+
+
+def _name(head: dict[str, Any]) -> str:
+    name: str = _of_type(head, "name", str)
+    if not name:
+        raise _Wrong("its adapter's name is empty")
+    return name
 
 
 def _of_type(row: Any, key: str, kind: type) -> Any:
@@ -196,8 +242,11 @@ def _layer(archive: zipfile.ZipFile, members: Members, index: int, row: Any) -> 
     options = _of_type(row, "options", dict)
     if not all(value is None or isinstance(value, bool | int | float | str) for value in options.values()):
         raise _Wrong("options in its text are no plain values")
-    weights = (_weight(archive, members, index, one) for one in _of_type(row, "weights", list))
-    return SavedLayer(_of_type(row, "path", str), _of_type(row, "position", int), options, tuple(weights))
+    path = _of_type(row, "path", str)
+    weights = tuple(_weight(archive, members, index, one) for one in _of_type(row, "weights", list))
+    if not weights:
+        raise _Wrong(f"it is on no weight of layer {path!r}")
+    return SavedLayer(path, _of_type(row, "position", int), options, weights)
 
 
 def _weight(archive: zipfile.ZipFile, members: Members, index: int, row: Any) -> SavedWeight:
@@ -222,4 +271,7 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
     shape = tuple(int(size) for size in found["shape"].split(b",") if size.strip())
     if len(data) - found.end() != math.prod(shape) * dtype.itemsize:
         raise _Wrong(f"{info.filename!r} is not as long as its shape {shape} says")
-    return np.frombuffer(data, dtype, offset=found.end()).reshape(shape)
+    array = np.frombuffer(data, dtype, offset=found.end()).reshape(shape)
+    if not np.isfinite(array).all():
+        raise _Wrong(f"{info.filename!r} has values that are NaN or infinite")
+    return array

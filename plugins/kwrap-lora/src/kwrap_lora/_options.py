@@ -77,7 +77,7 @@ def is_number(value: Any) -> bool:
 def matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
     """Return the shape (inputs, outputs) of a weight's matrix."""
     inputs = math.prod(target.shape[axis] for axis in target.input_axes)
-    return inputs, math.prod(target.shape) // inputs
+    return inputs, math.prod(size for axis, size in enumerate(target.shape) if axis not in target.input_axes)
 
 
 def rank_problem(rank: int, target: kwrap.WeightTarget) -> str | None:

@@ -1,7 +1,7 @@
 """Saving what an adapter has learned, and putting it on a model."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from kwrap_lora._adapters import hooks_by_name
 from kwrap_lora._errors import AdapterFileError
 from kwrap_lora._file import Adapter, SavedLayer, SavedWeight, read, write
 from kwrap_lora._hook import LoRA
-from kwrap_lora._matching import check, hash_of, layers_of, matches, structure_of
+from kwrap_lora._matching import Match, check, hash_of, layers_of, matches, structure_of
 
 __all__ = ["load_adapter", "save_adapter"]
 
@@ -27,6 +27,7 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     And what `load_adapter` needs: the adapter's name and options, its layers' places, shapes, and a hash (SHA-256) of
     each weight beside it. The weights themselves are not in it, nor the scale. It is a zip file of arrays as
     `numpy.savez` writes them, and is written beside `path`, and then put in the place of what was there in one step.
+    Values that are NaN or infinite are written as they are; `load_adapter` refuses them.
 
     Args:
         path: ends in `.npz`.
@@ -73,7 +74,8 @@ def load_adapter(
 
     Its layers get hooks of the file's options. In a model of the same layer classes in the same order they are found by
     their positions, in any other by their paths, as `kwrap.plan` shows them. Everything is checked before anything
-    changes. A file may be anyone's: nothing in it is run, and no array is made that it does not hold.
+    changes, and if filling the hooks fails after all, they are taken off again. A file may be anyone's: nothing in it
+    is run, and no array is made that it does not hold.
 
     Args:
         name: under which it is on the model; default: the one in the file.
@@ -81,24 +83,44 @@ def load_adapter(
             same in another dtype.
 
     Raises:
-        AdapterFileError: the file is no adapter, or damaged.
+        AdapterFileError: the file is no adapter, or damaged, or has values that are NaN or infinite.
+        OptionValueError: `name` is no hook's name.
         AdapterMismatchError: layers or weights are missing, have other shapes, or (unless `other_base`) other values.
-        DuplicateHookError: the model has an adapter of this name.
+        DuplicateHookError: one of the layers has a hook of this name.
         OSError: the file cannot be read.
     """
+    if name is not None and not (isinstance(name, str) and name and "/" not in name):
+        raise OptionValueError("load_adapter", "name", name, "is no hook's name: a text, not empty, without '/'")
     adapter = read(Path(path))
-    name = adapter.name if name is None else name
-    configs = [_hook(saved, adapter.name, str(path)).get_config() for saved in adapter.layers]
     layers = layers_of(model)
-    found = matches(adapter, layers)
+    # Of more rows than the model has layers, one more is enough to be refused: one of them is of no layer.
+    found = matches(adapter, layers)[: len(layers) + 1]
+    hooks = [_hook(match.saved, adapter.name, str(path)) for match in found]
     check(found, model, layers, str(path), other_base)
-    hooks = [LoRA.from_config({**config, "name": name}) for config in configs]
-    kwrap.wrap_model(model, [hook.at(_only(match.layer)) for hook, match in zip(hooks, found, strict=True)])
-    saved_on = {id(match.layer): match.saved for match in found}
-    for entry in kwrap.plan(model).entries:
-        if saved := saved_on.get(id(entry.layer)):
-            _fill(next(hook for hook in entry.all_hooks if hook.name == name), saved)
+    if name is not None:
+        hooks = [LoRA.from_config({**hook.get_config(), "name": name}) for hook in hooks]
+    _put_on(model, found, hooks)
     return model
+
+
+def _put_on(model: keras.Model, found: Sequence[Match], hooks: Sequence[LoRA]) -> None:
+    """Put hooks on their layers and fill them; if that fails, leave the model as it was."""
+    before = _hooks_with_layers(model)
+    kwrap.wrap_model(model, [hook.at(_only(match.layer)) for hook, match in zip(hooks, found, strict=True)])
+    # A model gets copies of hooks: they are those that were not there before.
+    known = {id(hook) for hook, _ in before}
+    new = [(hook, layer) for hook, layer in _hooks_with_layers(model) if id(hook) not in known]
+    saved_on = {id(match.layer): match.saved for match in found}
+    try:
+        for hook, layer in new:
+            _fill(hook, saved_on[id(layer)])
+    except BaseException:
+        kwrap.unwrap_model(model, [hook for hook, _ in new], merge=False)
+        raise
+
+
+def _hooks_with_layers(model: keras.Model) -> list[tuple[kwrap.Hook, keras.Layer]]:
+    return [(hook, entry.layer) for entry in kwrap.plan(model).entries for hook in entry.all_hooks]
 
 
 def _hook(layer: SavedLayer, name: str, file: str) -> LoRA:
