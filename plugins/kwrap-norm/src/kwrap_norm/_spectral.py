@@ -29,9 +29,9 @@ class SpectralNorm(kwrap.Hook):
     singular values are apart (2 % below for a random weight of 512 x 512); and where another hook changes the weight
     before this one, they begin with those of another weight. A weight of zeros stays as it is.
 
-    A weight that is assigned, as `set_weights` does, has other vectors; `load_weights` of a file without the hook's state
-    finds them anew. At inference the norm is then too small, until training has gone on: it is the length of `v` times
-    the matrix, never negative, and at least half of what any matrix of this shape and Frobenius norm has.
+    A weight that is assigned, as `set_weights` does, has other vectors, and at inference a norm that is too small until
+    training has gone on: the length of `v` times the matrix, never negative, and at least half of the root mean square
+    of the singular values. `load_weights` of a file without the hook's state finds the vectors anew.
 
     Args:
         power_iterations: how many a training step, 1 or more.
@@ -102,8 +102,8 @@ class SpectralNorm(kwrap.Hook):
     def _norm(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return the norm by the vectors as they are: what the last training call had, of the same weight.
 
-        Other weights may be at a right angle to the vectors. No spectral norm is below the mean of the squared singular
-        values; half of that root is less than what iterations find from a start that is not made up.
+        Other weights may be at a right angle to the vectors. No spectral norm is below the root mean square of the
+        singular values; one iteration from a random start finds more than half of it.
         """
         matrix = target.as_matrix(value)
         product = ops.matmul(ops.convert_to_tensor(self.state(target, "v")), matrix)
