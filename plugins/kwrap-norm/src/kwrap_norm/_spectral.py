@@ -26,8 +26,8 @@ class SpectralNorm(kwrap.Hook):
     The norm is the largest singular value of the weight's matrix view, (inputs, outputs). Power iterations estimate it:
     two vectors a weight, `u` of its outputs and `v` of its inputs, are kept as state, and go on in training only. They
     begin with 15 iterations on the stored weight: how near the estimate then is depends on how far the two largest
-    singular values are apart (2 % below for a random weight of 512 x 512); and where another hook changes the weight
-    before this one, they begin with those of another weight. A weight of zeros stays as it is.
+    singular values are apart (2 to 3 % below for a random weight of 512 x 512); and where another hook changes the
+    weight before this one, they begin with those of another weight. A weight of zeros stays as it is.
 
     A weight that is assigned, as `set_weights` does, has other vectors, and at inference a norm that is too small until
     training has gone on: the length of `v` times the matrix, never negative, and at least half of the root mean square
