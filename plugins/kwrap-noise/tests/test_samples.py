@@ -124,7 +124,7 @@ def test_training_goes_on_without_tracing_anew():
         return keras.ops.mean(keras.ops.square(labels - outputs), axis=-1)
 
     model = network(layers.Dropout(0.5))
-    model.compile("adam", loss)
+    model.compile("adam", loss, metrics=["mae"])
     for work in (model.fit, model.evaluate):
         work(X, X[:, :2], verbose=0)
     before = model.predict(X, verbose=0)

@@ -4,7 +4,7 @@ import pytest
 
 import kwrap
 from kwrap.errors import OptionValueError, TargetError
-from kwrap_norm import UnitNorm, WeightNorm, WeightStandardization
+from kwrap_norm import SpectralNorm, UnitNorm, WeightNorm, WeightStandardization
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(16, 5)).astype("float32")
@@ -194,3 +194,18 @@ def test_an_epsilon_may_be_one_of_numpy():
 def test_a_phase_that_would_do_nothing_is_an_error(phase):
     with pytest.raises(OptionValueError, match=f"unit_norm: phase='{phase}' would do nothing"):
         UnitNorm(phase=phase)
+
+
+@pytest.mark.filterwarnings("ignore::kwrap.errors.HookStateWarning")
+@pytest.mark.parametrize("hook", [UnitNorm(), SpectralNorm(project=True)])
+def test_plain_weights_that_are_loaded_are_normalized_when_they_are_saved(hook, tmp_path):
+    model, plain = (keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]) for _ in range(2))
+    plain.layers[0].kernel.assign(plain.layers[0].kernel * 10)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    kwrap.wrap_model(model, hook)
+    model.load_weights(tmp_path / "plain.weights.h5")
+    np.testing.assert_array_equal(model.layers[0].kernel, plain.layers[0].kernel)
+    model.save_weights(tmp_path / "saved.weights.h5")
+    kernel = np.asarray(model.layers[0].kernel)
+    norm = np.linalg.norm(kernel[:, 0]) if isinstance(hook, UnitNorm) else np.linalg.norm(kernel, 2)
+    assert norm == pytest.approx(1, abs=0.05)

@@ -40,9 +40,9 @@ class SpectralNorm(kwrap.Hook):
             has it, the stored weight itself is divided, when the hook is put on and after each update, and gradients
             are those of the weight so divided. Keras divides at the beginning of the next step, so that between steps,
             and in files, its weight is not divided yet; and it takes the last axis for the outputs of every weight,
-            which for kernels of Conv2DTranspose, DepthwiseConv2D and EinsumDense is another matrix. Weights that are
-            loaded from a model without the hook are read as they are until the next update, or saving; and the original
-            weights are gone, also for `unwrap_model(merge=False)`.
+            which for kernels of Conv2DTranspose, DepthwiseConv2D and EinsumDense (of several output axes) is another
+            matrix. Weights that are loaded from a model without the hook are read as they are until the next update, or
+            saving; and the original weights are gone, also for `unwrap_model(merge=False)`.
 
     Raises:
         OptionValueError: an option has a value that it cannot have; or `phase` is not "always" with `project`, which
