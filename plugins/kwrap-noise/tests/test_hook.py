@@ -4,7 +4,7 @@ import pytest
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_noise import DropConnect, DropPath, Noise, WeightNoise
+from kwrap_noise import DropConnect, DropPath, MonteCarloDropout, NoFloatingTensorsError, Noise, WeightNoise
 
 # Each hook with the option that says how much.
 HOOKS = {Noise: 0.5, WeightNoise: 0.5, DropConnect: 0.5, DropPath: 0.5}
@@ -127,10 +127,11 @@ def test_phase_always_adds_noise_at_inference_too():
 
 @pytest.mark.parametrize("phase", ["training", "always"])
 def test_unwrapping_leaves_the_weights_without_noise(phase):
-    hook = WeightNoise(0.5, phase=phase)
-    wrapper = wrapped_dense(hook)
-    (target,) = hook.target_weights
-    np.testing.assert_array_equal(hook.merge(target, wrapper.kernel.value), wrapper.kernel)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    before = model.get_weights()
+    kwrap.unwrap_model(kwrap.wrap_model(model, WeightNoise(0.5, phase=phase)))
+    for value, weight in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, weight)
 
 
 EVERY = {"seed": 7, "phase": "always", "targets": ["bias"], "name": "mine"}
@@ -256,7 +257,27 @@ def test_noise_on_the_inputs_of_a_masked_sequence_keeps_the_mask():
     np.testing.assert_allclose(model(x, training=True), lstm(embedding(x)[:, :2]), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("stddev", [-0.1, float("nan")])
+@pytest.mark.parametrize(
+    ("hook", "what"), [(Noise(on="inputs"), "inputs"), (Noise(), "outputs"), (DropPath(), "outputs")]
+)
+def test_a_layer_without_floating_tensors_is_an_error_before_anything_changes(hook, what):
+    class Ids(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs + 1
+
+    inputs = keras.Input((4,), dtype="int32")
+    model = keras.Model(inputs, keras.layers.Embedding(9, 3)(Ids(name="ids")(inputs)))
+    with pytest.raises(NoFloatingTensorsError, match=f"'{hook.name}' at 'ids': .* layer's {what}. .*exclude="):
+        kwrap.wrap_model(model, hook)
+    assert not kwrap.find_hooks(model)
+
+
+def test_dropout_that_is_only_kept_on_in_training_is_an_error():
+    with pytest.raises(OptionValueError, match="monte_carlo_dropout: phase='training' would do nothing"):
+        MonteCarloDropout(phase="training")
+
+
+@pytest.mark.parametrize("stddev", [-0.1, float("nan"), True])
 def test_a_deviation_that_cannot_be_is_an_error(stddev):
     with pytest.raises(OptionValueError, match=f"weight_noise: stddev={stddev} is not 0 or more"):
         WeightNoise(stddev)

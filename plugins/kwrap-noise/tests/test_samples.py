@@ -66,7 +66,13 @@ RANDOM = {
     "alpha dropout": lambda x: layers.AlphaDropout(0.5)(x),
     "spatial dropout": lambda x: layers.SpatialDropout1D(0.5)(x),
     "attention": lambda x: layers.MultiHeadAttention(2, 2, dropout=0.5)(x, x),
+    "attention alone": lambda x: layers.Attention(dropout=0.5)([x, x]),
+    "additive attention": lambda x: layers.AdditiveAttention(dropout=0.5)([x, x]),
+    "grouped attention": lambda x: layers.GroupQueryAttention(2, 2, 1, dropout=0.5)(x, x),
     "recurrent": lambda x: layers.LSTM(6, dropout=0.5)(x),
+    "cell": lambda x: layers.RNN(layers.LSTMCell(6, dropout=0.5))(x),
+    "cells": lambda x: layers.RNN([layers.GRUCell(3), layers.GRUCell(6, recurrent_dropout=0.5)])(x),
+    "convolution": lambda x: layers.ConvLSTM1D(2, 2, dropout=0.5)(x[..., None]),
     "bidirectional": lambda x: layers.Bidirectional(layers.GRU(6, recurrent_dropout=0.5))(x),
     "nested": lambda x: keras.Sequential([layers.Dense(6), keras.Sequential([layers.Dropout(0.5)])])(x),
 }
@@ -83,7 +89,7 @@ def test_keras_own_layers_draw_wherever_they_are(kind):
 
 
 def test_batch_normalization_stays_as_it_is_at_inference():
-    model = network(layers.BatchNormalization(), layers.Dropout(0.0))
+    model = network(layers.BatchNormalization(), layers.Dropout(1e-12))  # drops nothing
     model.layers[1].moving_mean.assign(RNG.normal(size=6))
     before = values(model)
     mean, spread, _ = predict_samples(model, X, 3)
@@ -108,6 +114,72 @@ def test_the_model_is_afterwards_what_it_was():
     np.testing.assert_array_equal(predict_samples(model, X, 3).spread, first.spread)
     model.fit(X, X[:, :2], verbose=0)
     assert not np.array_equal(model.get_weights()[0], before[0])
+
+
+def test_training_goes_on_without_tracing_anew():
+    traced = []
+
+    def loss(labels, outputs):
+        traced.append(1)
+        return keras.ops.mean(keras.ops.square(labels - outputs), axis=-1)
+
+    model = network(layers.Dropout(0.5))
+    model.compile("adam", loss, metrics=["mae"])
+    for work in (model.fit, model.evaluate):
+        work(X, X[:, :2], verbose=0)
+    before = model.predict(X, verbose=0)
+    times, function = len(traced), model.predict_function
+    for _ in range(2):
+        predict_samples(model, X, 2)
+        for work in (model.fit, model.evaluate):
+            work(X, X[:, :2], verbose=0)
+    assert len(traced) == times
+    assert model.predict_function is function
+    assert not np.array_equal(model.predict(X, verbose=0), before)
+
+
+@pytest.mark.parametrize("change", ["compiled", "wrapped"])
+def test_what_was_traced_is_gone_if_the_model_was_changed_meanwhile(change):
+    model = network(layers.Dropout(0.5))
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(X, X[:, :2], verbose=0)
+    with sampling(model):
+        if change == "compiled":
+            model.compile(keras.optimizers.SGD(0.0), "mse")
+        else:
+            kwrap.wrap_model(model, WeightNoise(1e6), where="outputs")
+    before = model.get_weights()
+    model.fit(X, X[:, :2], verbose=0)
+    if change == "compiled":
+        for value, weight in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(value, weight)
+    else:
+        assert np.abs(model.get_weights()[0] - before[0]).max() > 1e3
+
+
+def test_training_inside_leaves_no_function_behind_in_which_hooks_for_inference_draw():
+    model = kwrap.wrap_model(network(), Noise(5.0, phase="inference"), where="hidden")
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    with sampling(model):
+        model.fit(X, X[:, :2], verbose=0)
+    expected = np.mean((np.asarray(model(X, training=True)) - X[:, :2]) ** 2)
+    (loss,) = model.fit(X, X[:, :2], verbose=0).history["loss"]
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_means_of_outputs_that_are_not_floating_are():
+    class Signs(layers.Layer):
+        def call(self, inputs):
+            return keras.ops.cast(inputs > 0, "int32")
+
+    zeros = np.zeros((40, 3), "float32")
+    model = keras.Sequential([keras.Input((3,)), layers.GaussianNoise(1.0), Signs()])
+    mean, spread, samples = predict_samples(model, zeros, 2, return_samples=True)
+    assert samples.dtype == "int32"
+    assert mean.dtype == spread.dtype == "float64"
+    np.testing.assert_allclose(mean, samples.mean(axis=0))
+    np.testing.assert_allclose(spread, samples.std(axis=0))
+    assert np.any(mean == 0.5)
 
 
 def test_a_seed_gives_other_draws_and_the_same_again():
@@ -170,9 +242,22 @@ def test_the_hook_alone_keeps_dropout_on_at_inference():
     np.testing.assert_array_equal(model(X), model(X))
 
 
-def test_a_model_that_draws_nothing_is_an_error():
+SILENT = {
+    "none": network,
+    "dropout": lambda: network(layers.Dropout(0.0)),
+    "recurrent": lambda: keras.Sequential([keras.Input((5, 4)), layers.LSTM(3)]),
+    "noise": lambda: kwrap.wrap_model(network(), Noise(0.0), where="hidden"),
+    "paths": lambda: kwrap.wrap_model(network(), DropPath(0.0), where="hidden"),
+}
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_a_model_that_draws_nothing_is_an_error(kind):
+    model = SILENT[kind]()
+    hooks = kwrap.find_hooks(model)
     with pytest.raises(NothingRandomError, match="draws nothing: it has neither hooks of kwrap-noise nor dropout"):
-        predict_samples(network(), X, 3)
+        predict_samples(model, X, 3)
+    assert kwrap.find_hooks(model) == hooks
 
 
 @pytest.mark.parametrize("n", [0, -1, 2.5, "3", True])

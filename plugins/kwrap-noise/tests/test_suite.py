@@ -32,6 +32,10 @@ class TestNoise(kwrap.testing.HookSuite):
     bad_options = (
         {"stddev": -0.1},
         {"stddev": float("nan")},
+        {"stddev": "0.1"},
+        {"stddev": None},
+        {"stddev": [0.1]},
+        {"stddev": True},
         {"distribution": "normal"},
         {"multiplicative": 1},
         {"on": "weights"},

@@ -1,8 +1,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kwrap
+from kwrap.errors import OptionValueError
 from kwrap_norm import SpectralNorm
 
 GENERATOR = np.random.default_rng(0)
@@ -37,6 +39,16 @@ LAYERS = {
     "embedding": (lambda: keras.layers.Embedding(6, 4), GENERATOR.integers(0, 6, size=(8, 3))),
     "transposed": (lambda: keras.layers.Conv2DTranspose(3, 2), IMAGES),
     "einsum": (lambda: keras.layers.EinsumDense("ab,bcd->acd", (2, 3)), X),
+    "depthwise": (lambda: keras.layers.DepthwiseConv2D(2, depth_multiplier=2), IMAGES),
+}
+# The axes of each kernel that are its inputs.
+INPUTS = {
+    "dense": [0],
+    "conv": [0, 1, 2],
+    "embedding": [0],
+    "transposed": [0, 1, 3],
+    "einsum": [0],
+    "depthwise": [0, 1],
 }
 
 
@@ -46,13 +58,30 @@ def test_a_newly_wrapped_weight_has_the_largest_singular_value_1_as_it_is_read(k
     wrapper = wrapped(make(), x)
     (target,) = wrapper.hooks[0].target_weights
     read = wrapper.hooks[0].parametrize(target, target.variable.value, training=False)
-    exact = np.linalg.svd(np.asarray(target.as_matrix(target.variable.value)), compute_uv=False)[0]
-    np.testing.assert_allclose(read, np.asarray(target.variable) / exact, rtol=0.02)
+    kernel = np.asarray(target.variable)
+    inputs = INPUTS[kind]
+    first = np.moveaxis(kernel, inputs, range(len(inputs)))
+    matrix = first.reshape(np.prod([kernel.shape[axis] for axis in inputs]), -1)
+    exact = np.linalg.svd(matrix, compute_uv=False)[0]
+    np.testing.assert_allclose(read, kernel / exact, rtol=0.02)
     assert tuple(read.shape) == target.shape
+
+
+def test_where_the_last_axis_is_not_the_outputs_keras_layer_takes_another_matrix():
+    keras.utils.set_random_seed(0)
+    theirs = keras.layers.SpectralNormalization(keras.layers.Conv2DTranspose(3, 2), power_iterations=200)
+    theirs.build(IMAGES.shape)
+    kernel = np.array(theirs.kernel)
+    theirs(IMAGES, training=True)
+    by_last_axis = np.linalg.norm(kernel.reshape(-1, kernel.shape[-1]), 2)
+    ours = np.linalg.norm(kernel.transpose(0, 1, 3, 2).reshape(-1, kernel.shape[2]), 2)
+    np.testing.assert_allclose(theirs.kernel, kernel / by_last_axis, rtol=1e-3)
+    assert abs(by_last_axis / ours - 1) > 0.05
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_a_training_call_iterates_as_the_paper_says_and_inference_does_not(iterations):
+    keras.utils.set_random_seed(0)
     wrapper = wrapped(keras.layers.Dense(4), X, power_iterations=iterations)
     u, v = vectors(wrapper)
     start = np.array([1.0, 0, 0, 0], "float32")
@@ -66,6 +95,23 @@ def test_a_training_call_iterates_as_the_paper_says_and_inference_does_not(itera
     np.testing.assert_allclose(wrapper(X, training=False), X @ kernel / sigma, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(u, kept)
     np.testing.assert_array_equal(wrapper.kernel, kernel)
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (64, 64)])
+def test_weights_that_are_assigned_keep_their_sign_and_are_divided_by_no_less_than_the_floor(shape):
+    x = np.ones((1, shape[0]), "float32")
+    wrapper = wrapped(keras.layers.Dense(shape[1]), x)
+    (target,) = wrapper.hooks[0].target_weights
+    for seed in range(10):
+        wrapper.kernel.assign(np.random.default_rng(seed).normal(size=shape))
+        kernel = np.asarray(wrapper.kernel)
+        read = wrapper.hooks[0].parametrize(target, wrapper.kernel.value, training=False)
+        ratio = np.median(np.asarray(read) / (kernel / np.linalg.norm(kernel, 2)))
+        assert 1 - 1e-5 < ratio < 2 * np.sqrt(min(shape))
+    # At a right angle to the vectors there is the floor alone.
+    wrapper.kernel.assign(np.eye(*shape) * 3)
+    vectors(wrapper)[1].assign(np.eye(shape[0])[-1] if shape[0] > shape[1] else np.zeros(shape[0]))
+    np.testing.assert_allclose(wrapper(x) - wrapper.bias, 2 * x @ np.eye(*shape), rtol=1e-5)
 
 
 def test_the_gradient_is_that_of_the_paper():
@@ -150,6 +196,14 @@ def test_a_weight_of_zeros_stays_and_learns(project):
     assert np.all(np.asarray(model.layers[0].kernel) != 0)
 
 
+def test_gradients_of_a_weight_of_zeros_are_finite_at_inference():
+    wrapper = wrapped(keras.layers.Dense(4, kernel_initializer="zeros"), X)
+    with tf.GradientTape() as tape:
+        loss = keras.ops.sum(wrapper(X, training=False) * Y)
+    gradient = tape.gradient(loss, wrapper.kernel.value)
+    np.testing.assert_allclose(gradient, X.T @ Y, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("project", [False, True])
 @pytest.mark.parametrize("policy", ["float16", "mixed_float16", "float64"])
 def test_dtypes_stay_and_squares_do_not_overflow(project, policy):
@@ -160,3 +214,19 @@ def test_dtypes_stay_and_squares_do_not_overflow(project, policy):
     outputs = wrapper(X, training=True)
     assert outputs.dtype == layer.compute_dtype
     assert 0 < np.max(np.abs(np.asarray(outputs, "float32"))) < 10
+
+
+@pytest.mark.parametrize("phase", ["training", "inference"])
+def test_a_phase_that_would_do_nothing_is_an_error(phase):
+    with pytest.raises(OptionValueError, match=f"spectral_norm: phase='{phase}' would do nothing"):
+        SpectralNorm(project=True, phase=phase)
+    assert SpectralNorm(phase=phase).phase == phase
+
+
+def test_a_float64_weight_that_is_nearly_divided_is_divided():
+    layer = keras.layers.Dense(4, dtype="float64")
+    layer.build((None, 5))
+    layer.kernel.assign(np.diag([1 + 1e-6, 0.2, 0.1, 0.05, 0.0])[:, :4])
+    wrapper = kwrap.Wrapper(layer, [SpectralNorm(project=True)])
+    wrapper.make_ready()
+    assert np.linalg.norm(np.asarray(layer.kernel), 2) == pytest.approx(1, abs=1e-12)

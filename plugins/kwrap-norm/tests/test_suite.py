@@ -27,4 +27,5 @@ class TestNorm(kwrap.testing.HookSuite):
         {"project": "yes"},
         {"epsilon": 0},
         {"epsilon": float("nan")},
+        {"epsilon": True},
     )

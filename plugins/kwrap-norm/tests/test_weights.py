@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap.errors import TargetError
-from kwrap_norm import UnitNorm, WeightNorm, WeightStandardization
+from kwrap.errors import OptionValueError, TargetError
+from kwrap_norm import SpectralNorm, UnitNorm, WeightNorm, WeightStandardization
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(16, 5)).astype("float32")
@@ -143,3 +143,69 @@ def test_dtypes_stay_and_squares_do_not_overflow(hook, policy):
     assert outputs.dtype == layer.compute_dtype
     assert np.all(np.isfinite(np.asarray(outputs, "float32")))
     assert np.all(np.asarray(outputs) != 0)
+
+
+def test_lengths_of_half_precision_weights_do_not_overflow():
+    layer = keras.layers.Dense(4, dtype="float16", use_bias=False)
+    layer.build((None, 5))
+    layer.kernel.assign(np.full((5, 4), 50_000))  # norms of 111,803: float16 ends at 65,504
+    wrapper = kwrap.Wrapper(layer, [WeightNorm()])
+    np.testing.assert_allclose(read(wrapper), np.full((5, 4), 50_000), rtol=1e-3)
+    (length,) = wrapper.hooks[0].trainable_variables
+    assert length.dtype == "float32"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_unit_norm_is_as_near_as_the_dtype_allows_and_then_to_the_bit(dtype):
+    layer = keras.layers.Dense(4, dtype=dtype)
+    layer.build((None, 5))
+    kernel = np.random.default_rng(2).normal(size=(5, 4))
+    scales = np.array([1 + 1e-6, 1, 1e-3, 1e3])
+    layer.kernel.assign(kernel / np.linalg.norm(kernel, axis=0) * scales)
+    hook = UnitNorm()
+    kwrap.Wrapper(layer, [hook]).make_ready()
+    near = {"float32": 2e-6, "float64": 1e-14}[dtype]
+    np.testing.assert_allclose(np.linalg.norm(np.asarray(layer.kernel), axis=0), np.ones(4), rtol=near)
+    (target,) = hook.target_weights
+    np.testing.assert_array_equal(hook.constrain(target, layer.kernel.value), layer.kernel)
+
+
+def test_the_columns_of_an_embedding_get_norm_1():
+    layer = keras.layers.Embedding(6, 4)
+    layer.build((None,))
+    kwrap.Wrapper(layer, [UnitNorm()]).make_ready()
+    np.testing.assert_allclose(np.linalg.norm(layer.embeddings, axis=0), np.ones(4), rtol=1e-5)
+
+
+def test_weight_norm_trains_lengths_of_a_model_that_was_frozen_before():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)])
+    model.trainable = False
+    kwrap.wrap_model(model, WeightNorm())
+    assert [weight.shape for weight in model.trainable_weights] == [(1, 4)]
+    model.trainable = False
+    assert not model.trainable_weights
+
+
+def test_an_epsilon_may_be_one_of_numpy():
+    assert WeightStandardization(np.float32(1e-3)).get_config()["epsilon"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("phase", ["training", "inference"])
+def test_a_phase_that_would_do_nothing_is_an_error(phase):
+    with pytest.raises(OptionValueError, match=f"unit_norm: phase='{phase}' would do nothing"):
+        UnitNorm(phase=phase)
+
+
+@pytest.mark.filterwarnings("ignore::kwrap.errors.HookStateWarning")
+@pytest.mark.parametrize("hook", [UnitNorm(), SpectralNorm(project=True)])
+def test_plain_weights_that_are_loaded_are_normalized_when_they_are_saved(hook, tmp_path):
+    model, plain = (keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)]) for _ in range(2))
+    plain.layers[0].kernel.assign(plain.layers[0].kernel * 10)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    kwrap.wrap_model(model, hook)
+    model.load_weights(tmp_path / "plain.weights.h5")
+    np.testing.assert_array_equal(model.layers[0].kernel, plain.layers[0].kernel)
+    model.save_weights(tmp_path / "saved.weights.h5")
+    kernel = np.asarray(model.layers[0].kernel)
+    norm = np.linalg.norm(kernel[:, 0]) if isinstance(hook, UnitNorm) else np.linalg.norm(kernel, 2)
+    assert norm == pytest.approx(1, abs=0.05)

@@ -8,8 +8,9 @@ import numpy as np
 
 import kwrap
 from kwrap.errors import OptionValueError
+from kwrap_noise._errors import NoFloatingTensorsError
 
-__all__ = ["Drawing", "checked_choice", "checked_rate"]
+__all__ = ["Drawing", "checked_choice", "checked_rate", "is_floating"]
 
 
 class Drawing(kwrap.Hook):
@@ -40,6 +41,11 @@ class Drawing(kwrap.Hook):
         own = None if self.seed is None else zlib.crc32(f"{self.seed} {self.path} {self.name}".encode())
         self.generator = keras.random.SeedGenerator(own)
 
+    @property
+    def draws(self) -> bool:
+        """Whether what it draws is ever other than nothing."""
+        raise NotImplementedError
+
     def active(self, training: Any) -> bool:
         """Tell whether it acts in this phase: at inference, too, while samples are drawn."""
         return self.samples or super().active(training)
@@ -47,6 +53,20 @@ class Drawing(kwrap.Hook):
     def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return `value` itself, also with `phase="always"`: no single draw is to stay in the weights."""
         return value
+
+    def require_floating(self, tensors: Any, what: str) -> None:
+        """Raise unless one of nested `tensors`, the layer's `what`, is floating.
+
+        Raises:
+            NoFloatingTensorsError: none is.
+        """
+        if not any(map(is_floating, keras.tree.flatten(tensors))):
+            raise NoFloatingTensorsError(self.name, self.path, what)
+
+
+def is_floating(value: Any) -> bool:
+    """Tell whether `value` is a floating tensor."""
+    return hasattr(value, "dtype") and bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)))
 
 
 def checked_rate(hook: kwrap.Hook, rate: float) -> float:

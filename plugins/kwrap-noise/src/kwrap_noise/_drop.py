@@ -7,9 +7,10 @@ import keras
 from keras import layers
 
 import kwrap
-from kwrap_noise._drawing import Drawing, checked_rate
+from kwrap.errors import OptionValueError
+from kwrap_noise._drawing import Drawing, checked_rate, is_floating
 
-__all__ = ["DropConnect", "DropPath", "MonteCarloDropout"]
+__all__ = ["DropConnect", "DropPath", "MonteCarloDropout", "draws"]
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -33,6 +34,11 @@ class DropConnect(Drawing):
         super().__init__(**kwargs)
         self.rate = checked_rate(self, rate)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the rate is above 0."""
+        return self.rate > 0
+
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value` with zeros where it is dropped."""
         return keras.random.dropout(value, self.rate, seed=self.generator)
@@ -54,23 +60,28 @@ class DropPath(Drawing):
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
+        NoFloatingTensorsError: the layer gives no floating tensor.
     """
 
     def __init__(self, rate: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rate = checked_rate(self, rate)
 
+    @property
+    def draws(self) -> bool:
+        """Whether the rate is above 0."""
+        return self.rate > 0
+
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs, of dropped samples zeros; what is not floating stays."""
         outputs = call_next(inputs)
-        floating = [leaf for leaf in keras.tree.flatten(outputs) if _is_floating(leaf)]
-        if not floating:
-            return outputs
-        samples = keras.ops.ones((keras.ops.shape(floating[0])[0],))
+        self.require_floating(outputs, "outputs")
+        first = next(leaf for leaf in keras.tree.flatten(outputs) if is_floating(leaf))
+        samples = keras.ops.ones((keras.ops.shape(first)[0],))
         factors = keras.random.dropout(samples, self.rate, seed=self.generator)
 
         def dropped(output: Any) -> Any:
-            if not _is_floating(output):
+            if not is_floating(output):
                 return output
             shape = (-1, *(1 for _ in output.shape[1:]))
             return output * keras.ops.cast(keras.ops.reshape(factors, shape), output.dtype)
@@ -87,25 +98,41 @@ class DropPath(Drawing):
         layers.AlphaDropout,
         layers.GaussianDropout,
         layers.GaussianNoise,
-        layers.SimpleRNN,
-        layers.GRU,
-        layers.LSTM,
-        layers.ConvLSTM1D,
-        layers.ConvLSTM2D,
-        layers.ConvLSTM3D,
+        layers.Attention,
+        layers.AdditiveAttention,
+        layers.RNN,
     )
 )
 class MonteCarloDropout(kwrap.Hook):
     """Let Keras' own dropout and noise layers draw at inference as they do in training (Gal & Ghahramani 2016).
 
-    https://arxiv.org/abs/1506.02142. Recurrent layers draw what their `dropout` and `recurrent_dropout` say. No other
-    layer is told that it trains: batch normalization stays as it is at inference.
+    https://arxiv.org/abs/1506.02142. Recurrent layers draw what the `dropout` and `recurrent_dropout` of their cells
+    say, and a cell of your own is told as a whole that it trains. `MultiHeadAttention` and `GroupedQueryAttention` hold
+    a `Dropout`, which gets the hook. No other layer is told that it trains: batch normalization stays as it is at
+    inference.
+
+    Raises:
+        OptionValueError: `phase` is "training", in which those layers draw anyway.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if self.phase == "training":
+            problem = "would do nothing: in training those layers draw anyway"
+            raise OptionValueError(self.hook_name, "phase", self.phase, problem)
 
     def call(self, call_next: Callable[..., Any]) -> Any:
         """Return what the layer gives in training."""
         return call_next(training=True)
 
 
-def _is_floating(value: Any) -> bool:
-    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)))
+def draws(layer: keras.Layer) -> bool:
+    """Tell whether a layer that can have MonteCarloDropout draws in training: whether it has a rate above 0."""
+    parts = _cells(layer.cell) if isinstance(layer, layers.RNN) else [layer]
+    names = ("rate", "stddev", "dropout", "recurrent_dropout")
+    return any(getattr(part, name, 0) for part in parts for name in names)
+
+
+def _cells(cell: Any) -> list[Any]:
+    """Return the cells that a cell is made of, as StackedRNNCells is."""
+    return [part for each in cell.cells for part in _cells(each)] if hasattr(cell, "cells") else [cell]

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
+import numpy as np
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_noise._drawing import Drawing, checked_choice
+from kwrap_noise._drawing import Drawing, checked_choice, is_floating
 
 __all__ = ["Noise", "WeightNoise"]
 
@@ -25,13 +26,19 @@ class _Noisy(Drawing):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 <= stddev < math.inf:
+        number = isinstance(stddev, int | float | np.integer | np.floating) and not isinstance(stddev, bool)
+        if not number or not 0 <= stddev < math.inf:
             raise OptionValueError(self.hook_name, "stddev", stddev, "is not 0 or more: it is a standard deviation")
         if not isinstance(multiplicative, bool):
             raise OptionValueError(self.hook_name, "multiplicative", multiplicative, "is not True or False")
-        self.stddev = stddev
+        self.stddev = float(stddev)
         self.distribution = checked_choice(self, "distribution", distribution, ("gaussian", "uniform"))
         self.multiplicative = multiplicative
+
+    @property
+    def draws(self) -> bool:
+        """Whether the deviation is above 0."""
+        return self.stddev > 0
 
     def _noisy(self, value: Any) -> Any:
         """Return `value` with noise of its own shape and dtype."""
@@ -44,8 +51,7 @@ class _Noisy(Drawing):
         return value * (1 + noise) if self.multiplicative else value + noise
 
     def _noisy_if_floating(self, value: Any) -> Any:
-        floating = keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype))
-        return self._noisy(value) if floating else value
+        return self._noisy(value) if is_floating(value) else value
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -62,6 +68,7 @@ class Noise(_Noisy):
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
+        NoFloatingTensorsError: there is no floating tensor among what is to get noise.
     """
 
     def __init__(self, stddev: float = 0.1, *, on: Literal["outputs", "inputs"] = "outputs", **kwargs: Any) -> None:
@@ -71,8 +78,11 @@ class Noise(_Noisy):
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs, with noise in them or of inputs with noise; what is not floating stays."""
         if self.on == "inputs":
+            self.require_floating(inputs, "inputs")
             return call_next(keras.tree.map_structure(self._noisy_if_floating, inputs))
-        return keras.tree.map_structure(self._noisy_if_floating, call_next(inputs))
+        outputs = call_next(inputs)
+        self.require_floating(outputs, "outputs")
+        return keras.tree.map_structure(self._noisy_if_floating, outputs)
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)

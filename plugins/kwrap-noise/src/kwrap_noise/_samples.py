@@ -10,31 +10,23 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap.errors import KwrapError, OptionValueError, RuleError
-from kwrap_noise._drawing import Drawing
-from kwrap_noise._drop import MonteCarloDropout
+from kwrap.errors import OptionValueError, RuleError
+from kwrap_noise._drawing import Drawing, is_floating
+from kwrap_noise._drop import MonteCarloDropout, draws
+from kwrap_noise._errors import NothingRandomError
 
-__all__ = ["NothingRandomError", "Samples", "predict_samples", "sampling"]
+__all__ = ["Samples", "predict_samples", "sampling"]
 
 _NAME = "kwrap_noise.sampling"
-
-
-class NothingRandomError(KwrapError, ValueError):
-    """A model is to be sampled that draws nothing: all samples would be the same."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
-        super().__init__(
-            f"model {model!r} draws nothing: it has neither hooks of kwrap-noise nor dropout layers of Keras. Put one "
-            "on, such as kwrap.wrap_model(model, 'noise', where=...)"
-        )
+# Where a Keras model keeps the functions that it has traced.
+_TRACES = ("train_function", "test_function", "predict_function")
 
 
 class Samples(NamedTuple):
     """What several predictions of the same inputs are, as arrays in the structure of the model's outputs.
 
     Attributes:
-        mean: the mean over the predictions, of the outputs' dtype.
+        mean: the mean over the predictions, of the outputs' dtype; float64 where that is not floating.
         spread: their standard deviation, with the number of predictions in the denominator.
         samples: all of them, along a new first axis; None unless asked for.
     """
@@ -59,13 +51,15 @@ def predict_samples(
     docstring says what is drawn; the model is afterwards as it was.
 
     Args:
-        x: what `model.predict` takes, and can be read `n` times.
+        x: what `model.predict` takes, and can be read `n` times, each time in the same order: no shuffled dataset, of
+            which means would be those of different rows.
         seed: for other draws than those that follow from the states of the model's random generators.
         return_samples: whether the predictions are returned, too: `n` times the memory.
         keywords: for `model.predict`, such as `batch_size`.
 
     Raises:
-        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras.
+        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras that draw: with a
+            rate, or a deviation, above 0.
         OptionValueError: `n` is no int, or below 1.
     """
     count, statistics = _checked_count(n), _Statistics(return_samples)
@@ -79,15 +73,18 @@ def predict_samples(
 def sampling(model: keras.Model, *, seed: int | None = None) -> Iterator[keras.Model]:
     """Inside the context, `model` draws at inference what it draws in training: in calls, `predict`, `evaluate`.
 
-    That is what the hooks of this plugin draw, and Keras' own dropout and noise layers, those inside attention and
-    recurrent layers too. Nothing else is told that it trains: batch normalization stays as it is at inference.
+    That is what the hooks of this plugin draw, whatever their `phase`, and Keras' own dropout and noise layers, those
+    inside attention and recurrent layers too. Nothing else is told that it trains: batch normalization stays as it is
+    at inference. Of a recurrent layer that has dropout, the cell is told as a whole.
 
-    In place, and not for two threads. Afterwards the model is as it was, the states of its random generators included,
-    so that the next context draws the same again; `seed` gives other draws. With one context around several calls, its
-    functions are traced once; one inside another draws on, unless it has a `seed`.
+    In place, and not for two threads. Afterwards the model is as it was, the states of its random generators and its
+    traced functions included, so that the next context draws the same again, and training goes on without tracing
+    anew; other models that hold its layers trace theirs anew. `seed` gives other draws. With one context around several
+    calls, its functions are traced once; one inside another draws on, unless it has a `seed`.
 
     Raises:
-        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras.
+        NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras that draw: with a
+            rate, or a deviation, above 0.
     """
     with ExitStack() as after:
         if not _is_sampling(model):
@@ -105,14 +102,11 @@ def _is_sampling(model: keras.Model) -> bool:
 def _start(model: keras.Model, after: ExitStack) -> None:
     """Let the model draw at inference, until `after` closes."""
     drawing = [hook for _, hook in kwrap.find_hooks(model) if isinstance(hook, Drawing)]
-    try:
-        plan = kwrap.plan(model, MonteCarloDropout(name=_NAME))
-    except RuleError as error:  # it has no such layer
-        if not drawing:
-            raise NothingRandomError(model.name) from error
-        plan = None
+    plan = _plan(model)
+    if plan is None and not any(hook.draws for hook in drawing):
+        raise NothingRandomError(model.name)
     after.callback(_restore, [(state, np.array(state)) for state in _generator_states(model)])
-    after.callback(_forget_traces, model)
+    after.callback(_Traces(model).restore)
     if plan is not None:
         plan.apply()
         after.callback(kwrap.unwrap_model, model, _NAME)
@@ -120,6 +114,17 @@ def _start(model: keras.Model, after: ExitStack) -> None:
         after.callback(setattr, hook, "samples", hook.samples)
         hook.samples = True
     _forget_traces(model)
+
+
+def _plan(model: keras.Model) -> kwrap.Plan | None:
+    """Return the plan that lets those layers of Keras draw that do in training; None if there are none."""
+    hook = MonteCarloDropout(name=_NAME)
+    try:
+        entries = kwrap.plan(model, hook).entries
+    except RuleError:  # it has no layer of such a type
+        return None
+    where = [entry.path for entry in entries if draws(entry.layer)]
+    return kwrap.plan(model, hook, where=where) if where else None
 
 
 def _generator_states(model: keras.Model) -> list[keras.Variable]:
@@ -134,8 +139,30 @@ def _restore(states: Sequence[tuple[keras.Variable, Any]]) -> None:
 
 
 def _forget_traces(model: keras.Model) -> None:
-    """Let the model trace `evaluate` and `predict` anew; what it has traced of training draws anyway."""
-    model.test_function = model.predict_function = None
+    """Let the model trace anew; training, too, in which hooks draw now that are for inference."""
+    for name in _TRACES:
+        setattr(model, name, None)
+
+
+class _Traces:
+    """The functions that a model has traced, to be its own again."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._model, self._functions = model, {name: getattr(model, name) for name in _TRACES}
+        self._state = self._of_now()
+
+    def restore(self) -> None:
+        """Give them back, unless the model was compiled meanwhile, or got other hooks; what it traced since is gone."""
+        _forget_traces(self._model)
+        now = self._of_now()
+        if len(now) == len(self._state) and all(a is b for a, b in zip(now, self._state, strict=True)):
+            for name, function in self._functions.items():
+                setattr(self._model, name, function)
+
+    def _of_now(self) -> list[Any]:
+        """Return what the functions are traced with: the optimizer, the metrics, new when compiled, and the hooks."""
+        hooks = [hook for _, hook in kwrap.find_hooks(self._model)]
+        return [getattr(self._model, "optimizer", None), *self._model.metrics, *hooks]
 
 
 def _checked_count(n: int) -> int:
@@ -159,7 +186,10 @@ class _Statistics:
         """Take a prediction into account, as Welford (1962) does: in float64, and stable."""
         leaves = keras.tree.flatten(prediction)
         if not self._count:
-            self._structure, self._dtypes = prediction, [leaf.dtype for leaf in leaves]
+            self._structure, self._dtypes = (
+                prediction,
+                [leaf.dtype if is_floating(leaf) else "float64" for leaf in leaves],
+            )
             self._means, self._squares = ([np.zeros(leaf.shape) for leaf in leaves] for _ in range(2))
         self._count += 1
         for leaf, mean, square in zip(leaves, self._means, self._squares, strict=True):

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 import kwrap
 from kwrap.errors import OptionValueError, TargetError
 
-__all__ = ["checked_positive", "require_inputs", "rounding", "wide", "wide_dtype"]
+__all__ = ["checked_positive", "require_always", "require_inputs", "rounding", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: str) -> str:
@@ -23,7 +24,7 @@ def wide(target: kwrap.WeightTarget, value: Any) -> Any:
 
 def rounding(dtype: str) -> float:
     """Return how far the norm of a weight may be from 1, by rounding, that was divided by its norm."""
-    return {"float16": 2e-3, "bfloat16": 2e-2}.get(dtype, 2e-6)
+    return {"float16": 2e-3, "bfloat16": 2e-2, "float64": 1e-14}.get(dtype, 2e-6)
 
 
 def require_inputs(hook: kwrap.Hook, targets: Sequence[kwrap.WeightTarget]) -> None:
@@ -46,6 +47,18 @@ def checked_positive(hook: kwrap.Hook, option: str, value: float) -> float:
     Raises:
         OptionValueError: it is no number above 0.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
         raise OptionValueError(hook.hook_name, option, value, "is not a number above 0")
-    return value
+    return float(value)
+
+
+def require_always(hook: kwrap.Hook) -> None:
+    """Raise if `phase` is set where it would do nothing.
+
+    Raises:
+        OptionValueError: it is not "always".
+    """
+    if hook.phase != "always":
+        problem = "would do nothing: the hook acts on what is stored, which has no phases"
+        raise OptionValueError(hook.hook_name, "phase", hook.phase, problem)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 import kwrap
-from kwrap_norm._numbers import checked_positive, require_inputs, rounding, wide
+from kwrap_norm._numbers import checked_positive, require_always, require_inputs, rounding, wide, wide_dtype
 
 __all__ = ["UnitNorm", "WeightNorm", "WeightStandardization"]
 
@@ -19,8 +19,10 @@ class WeightNorm(kwrap.Hook):
     """Train the lengths and the directions of weights apart (Salimans & Kingma 2016, https://arxiv.org/abs/1602.07868).
 
     The layer reads `g * v / |v|`: `v` is the stored weight, `|v|` its norm over the inputs of each output, and `g`, one
-    a norm, a trainable variable of the hook. `g` begins as `|v|`, so that the function is at first what it was. The
-    paper's initialization from a batch of data is not part of it.
+    a norm, a trainable variable of the hook, of 32 bits at least. `g` begins as the norm of the stored weight, so that
+    the function is at first what it was; behind another hook that changes the weight as it is read, it is another one.
+    A model that was frozen before it is wrapped still trains `g`: freeze it afterwards. The paper's initialization from
+    a batch of data is not part of it.
 
     Raises:
         TargetError: a target has no inputs, as a bias.
@@ -33,7 +35,7 @@ class WeightNorm(kwrap.Hook):
         self.__dict__["lengths"] = {
             target.name: self.add_weight(
                 shape=[1 if axis in target.input_axes else size for axis, size in enumerate(target.shape)],
-                dtype=target.dtype,
+                dtype=wide_dtype(target.dtype),
                 initializer="ones",
                 autocast=False,
                 name=f"{target.name}_g".replace("/", "_"),
@@ -90,11 +92,18 @@ class UnitNorm(kwrap.Hook):
     """Keep the weights of each output at norm 1, as `keras.constraints.UnitNorm` does over the weight's input axes.
 
     It constrains: weights are stored at norm 1, from when the hook is put on and after each update. So a call costs
-    nothing, and the weights stay as they are when the hook is taken off.
+    nothing, and the weights stay as they are when the hook is taken off. Weights that are loaded into the wrapped model
+    from one without the hook are read as they are until the next update, or saving. An embedding's inputs are its
+    vocabulary: each of its columns gets norm 1, not each token's vector.
 
     Raises:
+        OptionValueError: `phase` is not "always", of which it has no other.
         TargetError: a target has no inputs, as a bias.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        require_always(self)
 
     def build(self, layer: keras.Layer) -> None:
         """Raise unless each target has inputs."""
@@ -105,7 +114,7 @@ class UnitNorm(kwrap.Hook):
         """Return `value` at norm 1; zeros stay."""
         full = wide(target, value)
         norm = ops.sqrt(ops.sum(ops.square(full), axis=target.input_axes, keepdims=True))
-        scaled = ops.cast(full / (keras.backend.epsilon() + norm), target.dtype)
+        scaled = ops.cast(full / ops.where(norm > _TINY, norm, 1.0), target.dtype)
         # What is at norm 1 stays, to the bit.
         return ops.where(ops.abs(norm - 1) <= rounding(target.dtype), value, scaled)
 
