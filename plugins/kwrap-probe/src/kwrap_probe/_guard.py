@@ -21,8 +21,8 @@ from kwrap_probe._watch import Cell, all_finite, floating, replicas, watched
 __all__ = ["FirstNonFinite", "NaNGuard", "StopOnNonFinite", "first_non_finite"]
 
 # The places in a guard's state. Calls count from 1; 0 is never.
-_CALLS, _OUTPUT, _GRADIENT, _FED = range(4)
-# Numbers calls in the order in which they end, as Python runs them: in a compiled function, when it is traced.
+_CALLS, _OUTPUT, _GRADIENT, _FED, _OUTPUT_NUMBER, _GRADIENT_NUMBER = range(6)
+# Numbers outputs and gradients in the order in which Python computes them: in a compiled function, when it is traced.
 _numbers = itertools.count(1)
 
 
@@ -31,12 +31,13 @@ class NaNGuard(kwrap.Hook):
     """Note the first call in training in which a layer's output, or the gradient of it, is NaN or infinite.
 
     The layer computes what it computes without, to the bit. `first_non_finite` compares the guards of a model, and
-    `StopOnNonFinite` asks it after each batch. Both work with all ways to train, XLA included.
+    `StopOnNonFinite` asks it after each batch. Both work with all ways to train, XLA included; but for layers
+    inside of a branch or loop of TensorFlow on several replicas, which cannot agree on anything there.
 
     Args:
         raises: stop in the call itself. Eagerly that is a `NonFiniteError`. In a compiled function it is TensorFlow's
             InvalidArgumentError with the same sentence; and under XLA (`jit_compile=True`), which knows no errors,
-            nothing at all: use the callback there. (`compile` takes XLA by itself where it can.)
+            nothing at all: use the callback there. (`compile(jit_compile="auto")`, the default, may take XLA.)
         gradients: whether to look at the gradients of outputs. With False they are let through: those of a scaled
             loss (`keras.optimizers.LossScaleOptimizer`) overflow now and then by design.
 
@@ -57,12 +58,11 @@ class NaNGuard(kwrap.Hook):
         super().__init__(phase=phase, **kwargs)
         self.raises = checked_bool("raises", raises, self.hook_name)
         self.gradients = checked_bool("gradients", gradients, self.hook_name)
-        self.number = 0
 
     def build(self, layer: keras.Layer) -> None:
         """Create the counter of calls, with the calls in which something was seen first."""
         self.seen = self.add_weight(
-            shape=(4,),
+            shape=(6,),
             dtype="int32",
             initializer="zeros",
             trainable=False,
@@ -76,25 +76,25 @@ class NaNGuard(kwrap.Hook):
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self.seen.assign(keras.ops.zeros(4, "int32"))
+        self.seen.assign(keras.ops.zeros(6, "int32"))
 
     def call(self, call_next: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """Return the layer's outputs; note whether they, and later their gradients, are finite."""
         outputs = call_next(*inputs, **named)
-        self.number = next(_numbers)
         tensors = floating(outputs)
         if not tensors:
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
-        fed = floating([*inputs, *named.values()])
+        given = floating([*inputs, *named.values()])
         finite = all_finite(tensors)
         # The inputs are looked at only if it is bad.
-        inputs_finite = tf.cond(finite, lambda: True, lambda: all_finite(fed) if fed else tf.constant(True))
+        inputs_finite = tf.cond(finite, lambda: True, lambda: all_finite(given) if given else tf.constant(True))
         finite, inputs_finite = _in_all_replicas(finite), _in_all_replicas(inputs_finite)
         seen = Cell(self.seen)
         old = seen.read()
         call = old[_CALLS] + 1
         first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_OUTPUT], 0))
-        noted = tf.stack([call, call, old[_GRADIENT], tf.cast(inputs_finite, tf.int32)])
+        fed = tf.cast(inputs_finite, tf.int32)
+        noted = tf.stack([call, call, old[_GRADIENT], fed, _next_number(), old[_GRADIENT_NUMBER]])
         done = seen.assign(tf.where(first, noted, tf.concat([[call], old[1:]], 0)))
         stops = self._stops("output", finite, call, inputs_finite)
 
@@ -112,7 +112,8 @@ class NaNGuard(kwrap.Hook):
         finite = _in_all_replicas(all_finite([gradient]))
         old = seen.read()
         first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_GRADIENT], 0))
-        done = seen.assign(tf.where(first, tf.stack([*tf.unstack(old[:2]), call, old[_FED]]), old))
+        noted = tf.stack([old[_CALLS], old[_OUTPUT], call, old[_FED], old[_OUTPUT_NUMBER], _next_number()])
+        done = seen.assign(tf.where(first, noted, old))
         return [*done, *self._stops("gradient", finite, call, True)]
 
     def _stops(self, what: Literal["output", "gradient"], finite: Any, call: Any, inputs_finite: Any) -> list[Any]:
@@ -124,6 +125,10 @@ class NaNGuard(kwrap.Hook):
                 raise NonFiniteError(str(self.path), what, int(call), bool(inputs_finite))
             return []
         return [tf.debugging.Assert(finite, [told(str(self.path), what), "; call", call])]
+
+
+def _next_number() -> int:
+    return next(_numbers) & 0x7FFFFFFF  # of an int32
 
 
 def _in_all_replicas(finite: Any) -> Any:
@@ -161,8 +166,7 @@ def first_non_finite(model: keras.Model, *, gradients: bool | None = None) -> Fi
     Of the layers of the earliest step it is the first, in the order of calls, whose inputs were finite: there it came
     from. A gradient counts if no output of that step was bad; of these it is the one that was computed first, which is
     that of the layer called last, as gradients go from the last layer to the first. A layer that is called n times a
-    step counts n calls: its steps are told from the number of calls that most layers count. The order of calls is that
-    of this process, in which the model was trained; of a model that was loaded since, that of its layers.
+    step counts n calls: its steps are told from the number of calls that most layers count.
 
     Args:
         gradients: whether gradients count. Default: unless the model's optimizer is a LossScaleOptimizer, with which
@@ -172,19 +176,19 @@ def first_non_finite(model: keras.Model, *, gradients: bool | None = None) -> Fi
         AbsentHookError: no NaNGuard is on the model.
         ModelTypeError: this is no Keras model.
     """
-    guards = [(path, hook.number, _seen(hook)) for path, hook in _guards(model)]
+    guards = [(path, _seen(hook)) for path, hook in _guards(model)]
     # Of the steps that were run, each layer's calls are an equal share.
-    counts = statistics.multimode(seen[_CALLS] for *_, seen in guards if seen[_CALLS])
+    counts = statistics.multimode(seen[_CALLS] for _, seen in guards if seen[_CALLS])
     steps = min(counts, default=0)
     outputs, upstream = [], []
-    for place, (path, number, seen) in enumerate(guards):
+    for place, (path, seen) in enumerate(guards):
         if call := seen[_OUTPUT]:
             fed = bool(seen[_FED])
             found = FirstNonFinite(path, "output", call, fed)
-            outputs.append((_step(call, steps, seen), not fed, number, place, found))
+            outputs.append((_step(call, steps, seen), not fed, seen[_OUTPUT_NUMBER], place, found))
         if call := seen[_GRADIENT]:
             found = FirstNonFinite(path, "gradient", call, True)
-            upstream.append((_step(call, steps, seen), False, -number, -place, found))
+            upstream.append((_step(call, steps, seen), False, seen[_GRADIENT_NUMBER], -place, found))
     if not (_gradients_count(model) if gradients is None else gradients):
         upstream = []
     # Sorting is stable: of one step, outputs are before gradients.
