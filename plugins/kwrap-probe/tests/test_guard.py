@@ -186,7 +186,8 @@ class Inside(keras.layers.Layer):
 def test_layers_inside_of_branches_and_loops_train_and_are_looked_at(kind, times, jit):
     first = keras.layers.Dense(3, name="first")
     model = keras.Sequential([keras.Input((3,)), first, Inside(kind, name="outer")])
-    kwrap.wrap_model(model, [Probe(every=1, sample=None), NaNGuard()], where="outer/*")
+    probe = Probe(["output_gradients", "weight_gradients"], every=1, sample=None, histogram=False)
+    kwrap.wrap_model(model, [probe, NaNGuard()], where="outer/*")
     model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)
     model.train_on_batch(X, X)
     gradients = {each.name: each for each in report(model).statistics}["output_gradients"]
@@ -199,6 +200,21 @@ def test_layers_inside_of_branches_and_loops_train_and_are_looked_at(kind, times
     found = first_non_finite(model)
     # In a loop, the last round's gradient is computed first.
     assert (found.path, found.what, found.call) == ("outer/inner", "gradient", 2 * times)
+
+
+def test_calls_are_counted_in_a_function_within_a_function():
+    model = guarded()
+    inner = tf.function(lambda inputs: model(inputs, training=True))
+
+    @tf.function
+    def outer(inputs, labels):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((inner(inputs) - labels) ** 2)
+        return tape.gradient(loss, model.trainable_variables[0].value)
+
+    for labels in (Y, Y * np.nan):
+        outer(POSITIVE.astype("float32"), labels)
+    assert (first_non_finite(model).path, first_non_finite(model).call) == ("head", 2)
 
 
 def scaled(hook: kwrap.Hook) -> keras.Model:

@@ -202,7 +202,7 @@ def _seen(hook: NaNGuard) -> list[int]:
 
 def _step(call: int, steps: int, seen: list[int]) -> int:
     """Return in which of the model's steps a layer's call was, rounded up."""
-    return -(-call * steps // seen[_CALLS])
+    return -(-call * steps // max(seen[_CALLS], call))
 
 
 def _gradients_count(model: keras.Model) -> bool:

@@ -74,9 +74,10 @@ class Cell:
 
 
 def _taken(held: Any) -> Any:
-    """Return the handle of a variable as the function within another that is built now takes it; None in no such."""
-    outer = getattr(tf.compat.v1.get_default_graph(), "outer_graph", None)
-    if tf.executing_eagerly() or not getattr(outer, "building_function", False) or not hasattr(held, "handle"):
+    """Return the handle of a variable as the branch or loop that is built now has taken it; None outside of one."""
+    # Not in functions within functions: TensorFlow tells by the handle which reads have to wait for which writes.
+    branch = getattr(tf.compat.v1.get_default_graph(), "is_control_flow_graph", False)
+    if tf.executing_eagerly() or not branch or not hasattr(held, "handle"):
         return None
     return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
 
