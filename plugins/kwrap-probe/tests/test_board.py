@@ -6,7 +6,7 @@ from tensorboard.util.tensor_util import make_ndarray
 
 import kwrap
 from kwrap.errors import AbsentHookError, OptionValueError
-from kwrap_probe import Probe, TensorBoardWriter, report
+from kwrap_probe import NaNGuard, Probe, TensorBoardWriter, first_non_finite, report
 
 X = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
 Y = np.ones((16, 2), "float32")
@@ -50,6 +50,13 @@ def test_statistics_of_all_epochs_together_are_written_if_asked_for(tmp_path):
     model.fit(X, Y, batch_size=8, epochs=3, verbose=0, callbacks=[TensorBoardWriter(tmp_path, reset=False)])
     histogram = make_ndarray(events(tmp_path).Tensors("dense/outputs")[2].tensor_proto)
     assert histogram[:, 2].sum() == pytest.approx(3 * 32)
+
+
+def test_what_guards_have_seen_is_kept_over_epochs(tmp_path):
+    model = network()
+    kwrap.wrap_model(model, NaNGuard())
+    model.fit(X * np.nan, Y, epochs=2, verbose=0, callbacks=[TensorBoardWriter(tmp_path)])
+    assert first_non_finite(model).call == 1
 
 
 def test_a_model_without_probes_is_an_error(tmp_path):

@@ -5,7 +5,16 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import AbsentHookError, OptionValueError
-from kwrap_probe import NaNGuard, NoFloatingOutputsError, NonFiniteError, StopOnNonFinite, first_non_finite, reset
+from kwrap_probe import (
+    NaNGuard,
+    NoFloatingOutputsError,
+    NonFiniteError,
+    Probe,
+    StopOnNonFinite,
+    first_non_finite,
+    report,
+    reset,
+)
 
 X = np.random.default_rng(0).normal(size=(16, 3)).astype("float32")
 Y = np.ones((16, 2), "float32")
@@ -156,3 +165,166 @@ def test_options_that_cannot_be_are_errors(options):
         StopOnNonFinite(**options)
     with pytest.raises(OptionValueError, match="nan_guard: raises"):
         NaNGuard(raises=None)
+
+
+class Inside(keras.layers.Layer):
+    """Calls a layer in a branch, or in a loop of three rounds."""
+
+    def __init__(self, kind, **kwargs):
+        super().__init__(**kwargs)
+        self.inner, self.kind = keras.layers.Dense(3, kernel_initializer="identity", name="inner"), kind
+
+    def call(self, inputs):
+        if self.kind == "branch":
+            return keras.ops.cond(keras.ops.sum(inputs) < 1e9, lambda: self.inner(inputs), lambda: inputs * 2)
+        return keras.ops.while_loop(
+            lambda index, _: index < 3, lambda index, x: (index + 1, self.inner(x)), (0, inputs), maximum_iterations=3
+        )[1]
+
+
+@pytest.mark.parametrize(("kind", "times", "jit"), [("branch", 1, False), ("loop", 3, False), ("loop", 3, True)])
+def test_layers_inside_of_branches_and_loops_train_and_are_looked_at(kind, times, jit):
+    first = keras.layers.Dense(3, name="first")
+    model = keras.Sequential([keras.Input((3,)), first, Inside(kind, name="outer")])
+    probe = Probe(["output_gradients", "weight_gradients"], every=1, sample=None, histogram=False)
+    kwrap.wrap_model(model, [probe, NaNGuard()], where="outer/*")
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=jit)
+    model.train_on_batch(X, X)
+    gradients = {each.name: each for each in report(model).statistics}["output_gradients"]
+    expected = 2 * (np.array(first(X)) - X) / X.size  # the same in each round, as the kernel is the identity
+    assert (gradients.calls, gradients.size) == (times, times * X.size)
+    np.testing.assert_allclose(gradients.mean, expected.mean(), rtol=1e-4)
+    np.testing.assert_allclose(gradients.maximum, expected.max(), rtol=1e-4)
+    assert first_non_finite(model) is None
+    model.train_on_batch(X, np.full((16, 3), np.nan))
+    found = first_non_finite(model)
+    # In a loop, the last round's gradient is computed first.
+    assert (found.path, found.what, found.call) == ("outer/inner", "gradient", 2 * times)
+
+
+def test_calls_are_counted_in_a_function_within_a_function():
+    model = guarded()
+    inner = tf.function(lambda inputs: model(inputs, training=True))
+
+    @tf.function
+    def outer(inputs, labels):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean((inner(inputs) - labels) ** 2)
+        return tape.gradient(loss, model.trainable_variables[0].value)
+
+    for labels in (Y, Y * np.nan):
+        outer(POSITIVE.astype("float32"), labels)
+    assert (first_non_finite(model).path, first_non_finite(model).call) == ("head", 2)
+
+
+def scaled(hook: kwrap.Hook) -> keras.Model:
+    """Return a model whose scaled loss overflows in float16 in the first steps, as the scale is made for."""
+    keras.utils.set_random_seed(0)
+    dense = keras.layers.Dense(1, dtype="mixed_float16", name="dense")
+    model = keras.Sequential([keras.Input((3,)), dense])
+    kwrap.wrap_model(model, hook)
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.001)), "mse", jit_compile=False)
+    return model
+
+
+def test_gradients_of_a_scaled_loss_that_overflow_do_not_stop_and_outputs_do():
+    model = scaled(NaNGuard())
+    labels = np.full((16, 1), 20.0)
+    history = model.fit(X, labels, batch_size=16, epochs=2, verbose=0, callbacks=[StopOnNonFinite()]).history
+    assert len(history["loss"]) == 2
+    assert first_non_finite(model) is None
+    assert first_non_finite(model, gradients=True).what == "gradient"
+    with pytest.raises(NonFiniteError, match="the output of layer 'dense'"):
+        model.fit(X * np.nan, labels, verbose=0, callbacks=[StopOnNonFinite()])
+
+
+def test_a_guard_that_is_to_let_gradients_through_raises_for_outputs_only():
+    model = scaled(NaNGuard(raises=True, gradients=False))
+    model.train_on_batch(X, np.full((16, 1), 20.0))
+    assert first_non_finite(model, gradients=True) is None
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the output of layer"):
+        model.train_on_batch(X * np.nan, np.ones((16, 1)))
+
+
+def test_a_layer_that_is_called_twice_a_step_is_compared_by_steps():
+    inputs = keras.Input((3,))
+    shared = keras.layers.Dense(3, name="shared")
+    model = keras.Model(inputs, keras.layers.Dense(1, name="head")(shared(shared(inputs))))
+    kwrap.wrap_model(model, NaNGuard())
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(X, Y[:, :1])
+    shared.kernel.assign(np.full((3, 3), np.nan))
+    model.train_on_batch(X, Y[:, :1])
+    found = first_non_finite(model)
+    assert (found.path, found.call, found.inputs_finite) == ("shared", 3, True)
+
+
+class Backwards(keras.Model):
+    """Has its layers in another order than it calls them."""
+
+    def __init__(self):
+        super().__init__()
+        self.head, self.body = keras.layers.Dense(2, name="head"), keras.layers.Dense(3, name="body")
+
+    def call(self, inputs, training=None):
+        return self.head(self.body(inputs))
+
+
+def test_of_gradients_the_layer_called_last_is_named_whatever_the_order_of_layers():
+    model = Backwards()
+    model(X)
+    kwrap.wrap_model(model, NaNGuard())
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(X, np.full((16, 2), np.nan))
+    assert first_non_finite(model).path == "head"
+
+
+class Untold(Backwards):
+    """Does not tell its layers that they train."""
+
+    def call(self, inputs):
+        return self.head(self.body(inputs))
+
+
+def test_a_model_whose_call_takes_no_training_is_warned_of():
+    model = Untold()
+    model(X)
+    kwrap.wrap_model(model, NaNGuard())
+    model.compile("sgd", "mse")
+    with pytest.warns(UserWarning, match="no NaNGuard of model .* has counted a call .* argument training"):
+        model.fit(X, Y, verbose=0, callbacks=[StopOnNonFinite()])
+
+
+def test_the_last_batches_are_looked_at_too_and_a_callback_begins_anew_in_each_fit():
+    model = guarded()
+    callback = StopOnNonFinite(raises=False, every=10)
+    model.fit(NEGATIVE, Y, batch_size=8, epochs=3, shuffle=False, verbose=0, callbacks=[callback])
+    assert callback.found.path == "root"
+    history = guarded().fit(POSITIVE, Y, batch_size=8, epochs=2, verbose=0, callbacks=[callback])
+    assert (callback.found, len(history.epoch)) == (None, 2)
+
+
+def test_all_arguments_are_looked_at_to_tell_whether_inputs_are_finite():
+    class Both(keras.layers.Layer):
+        def call(self, query, value):
+            return query + value
+
+    model = keras.Model(inputs := [keras.Input((3,)), keras.Input((3,))], Both(name="both")(*inputs))
+    kwrap.wrap_model(model, NaNGuard())
+    model([X, X * np.nan], training=True)
+    assert not first_non_finite(model).inputs_finite
+
+
+def test_reset_leaves_hooks_of_others_alone():
+    @kwrap.hook(layer_type=keras.layers.Dense)
+    class Mine(kwrap.Hook):
+        """Has a method of the same name."""
+
+        def reset(self):
+            raise ZeroDivisionError
+
+        def call(self, call_next, inputs):
+            return call_next(inputs)
+
+    model = kwrap.wrap_model(network(), Mine(), where="head")
+    reset(model)

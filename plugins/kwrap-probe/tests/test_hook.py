@@ -11,6 +11,7 @@ import tensorflow as tf
 import kwrap
 from kwrap.errors import HookCallError, KwrapError, OptionValueError, TargetError
 from kwrap_probe import NaNGuard, NoFloatingOutputsError, Probe, report, reset
+from kwrap_probe._measure import Part
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
@@ -123,15 +124,26 @@ def test_recurrent_layers_and_embeddings_train_to_the_bare_ones_bits_too(layer, 
         np.testing.assert_array_equal(one, other)
 
 
-def test_every_nth_call_is_measured_and_all_of_it_alone_counts():
+def test_one_of_every_n_calls_is_measured_and_all_of_it_alone_counts():
     model = network()
     kwrap.wrap_model(model, Probe(every=3, sample=None))
     model.compile(keras.optimizers.SGD(0.0), "mse")
     plain = kwrap.unwrap_model(kwrap.clone_model(model))
     model.fit(X, Y, batch_size=4, shuffle=False, verbose=0)
-    batches = [reference(plain, X[at : at + 4], Y[at : at + 4]) for at in (0, 12)]
+    # The first of the first three; and the third of the next: 2**32 * 0.618 >> 16, as an int16, is 2 modulo 3.
+    batches = [reference(plain, X[at : at + 4], Y[at : at + 4]) for at in (0, 20)]
     for name, statistics in by_name(model).items():
         must_be(statistics, *(batch[name] for batch in batches))
+
+
+def test_of_a_layer_that_is_called_twice_a_step_both_calls_are_measured():
+    layer = kwrap.Wrapper(keras.layers.Dense(2), [Probe("inputs", every=10, sample=None)])
+    for _ in range(100):
+        layer(tf.zeros((1, 1)), training=True)
+        layer(tf.ones((1, 1)), training=True)
+    vector = np.array(layer.hooks[0].inputs)
+    assert vector[Part.CALLS] == 20
+    assert 5 <= vector[Part.ZEROS] <= 15
 
 
 def test_reset_forgets_all_and_measures_the_next_call():
@@ -368,5 +380,6 @@ def test_two_replicas_count_as_one_that_saw_all_of_both():
 
 
 def test_errors_are_kwraps_and_of_the_kind_that_a_caller_expects():
-    assert issubclass(NoFloatingOutputsError, KwrapError | TypeError)
+    assert issubclass(NoFloatingOutputsError, KwrapError)
+    assert issubclass(NoFloatingOutputsError, TypeError)
     assert not issubclass(NoFloatingOutputsError, HookCallError)

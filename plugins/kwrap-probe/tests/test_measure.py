@@ -91,6 +91,20 @@ def test_a_sample_is_from_all_over_and_follows_no_axis():
     assert measured(np.arange(90_000, dtype="float32"), sample=1000)[Part.HIGH] > 89_000
 
 
+@pytest.mark.parametrize("size", [101, 117, 250])
+def test_a_sample_takes_no_value_twice(size):
+    values = bin_edges()[-size:, 0].astype("float32")  # each in a bin of its own
+    counts = measured(values, 100, histogram=True)[len(Part) :]
+    assert (counts.sum(), counts.max()) == (100, 1)
+
+
+def test_a_sample_at_a_multiple_of_the_channels_sees_all_channels():
+    values = np.tile(np.arange(16, dtype="float32"), 400)  # 64 for each of the sample
+    vector = measured(values, sample=100)
+    assert (vector[Part.LOW], vector[Part.HIGH]) == (0, 15)
+    assert abs(vector[Part.TOTAL] / 100 - 7.5) < 4 * values.std() / 10
+
+
 def test_a_tensor_no_larger_than_the_sample_is_measured_whole():
     np.testing.assert_allclose(measured(VALUES, sample=VALUES.size), expected(VALUES), rtol=1e-12)
 

@@ -58,6 +58,15 @@ def test_values_that_are_all_one_are_in_the_middle():
     assert report(model).statistics[0].histogram(4) == [0, 0, 12, 0]
 
 
+def test_values_beyond_the_outermost_bins_are_spread_up_to_the_extremes():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Activation("linear", name="same")])
+    kwrap.wrap_model(model, Probe("inputs"))
+    model(np.array([[1e9, 2e9, 5e9], [-1e9, -2e9, -5e9]], "float32"), training=True)
+    found = report(model).statistics[0]
+    assert (found.bins[0][0], found.bins[-1][1]) == (-5e9, 5e9)
+    np.testing.assert_allclose(found.histogram(4), [1.5] * 4, atol=0.02)
+
+
 def test_print_shows_columns(probed):
     title, head, first, *_ = str(report(probed)).splitlines()
     assert title == "what probes saw in '<i>net'"

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import OptionError, OptionValueError, WrapperStateError
-from kwrap_probe import Trace, shapes
+from kwrap_probe import Probe, Trace, shapes
 
 X = np.ones((2, 3), "float32")
 LINES = []
@@ -112,6 +112,17 @@ def test_shapes_shows_a_flow_and_leaves_the_model_as_it_was():
     ]
     assert shapes(model, X, where="**") == FLOW
     assert not kwrap.find_hooks(model)
+
+
+def test_shapes_shows_its_own_lines_only_and_changes_no_state(capsys):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="norm")])
+    kwrap.wrap_model(model, [Trace(), Probe("outputs", every=1)])
+    before = [np.array(each) for each in model.variables]
+    assert shapes(model, 5 * X, training=True) == ["norm: float32 (2, 3) -> float32 (2, 3)"]
+    assert not capsys.readouterr().out
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    assert [hook.name for _, hook in kwrap.find_hooks(model)] == ["trace", "probe"]
 
 
 def test_shapes_of_a_subclassed_model_needs_inputs():

@@ -3,8 +3,9 @@
 from kwrap_probe._board import TensorBoardWriter
 from kwrap_probe._errors import MissingPackageError, NoFloatingOutputsError, NonFiniteError
 from kwrap_probe._guard import FirstNonFinite, NaNGuard, StopOnNonFinite, first_non_finite
-from kwrap_probe._hook import Probe, reset
+from kwrap_probe._hook import Probe
 from kwrap_probe._report import Report, Statistics, report
+from kwrap_probe._reset import reset
 from kwrap_probe._tap import FeatureTap
 from kwrap_probe._trace import Trace, shapes
 

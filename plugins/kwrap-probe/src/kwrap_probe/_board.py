@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kwrap_probe._hook import reset
+import kwrap
+from kwrap_probe._hook import Probe
 from kwrap_probe._options import checked_bool
 from kwrap_probe._report import Statistics, report
 
@@ -25,7 +26,8 @@ class TensorBoardWriter(keras.callbacks.Callback):
 
     Args:
         log_dir: the folder; where Keras' own TensorBoard callback writes too, one in it, such as "<log_dir>/probes".
-        reset: whether statistics begin anew at each epoch, to be of it alone; else they are of all so far.
+        reset: whether statistics begin anew at each epoch, to be of it alone; else they are of all so far. What guards
+            have seen is kept.
 
     Raises:
         OptionValueError: `reset` is not True or False.
@@ -49,7 +51,8 @@ class TensorBoardWriter(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Let statistics begin anew, if asked for; not at the end, so that `report` shows the last epoch."""
         if self.reset:
-            reset(self.model)
+            for _, probe in kwrap.find_hooks(self.model, Probe):
+                probe.reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write."""

@@ -11,8 +11,8 @@ class NoFloatingOutputsError(KwrapError, TypeError):
     def __init__(self, hook: str, path: str | None, given: str) -> None:
         self.hook, self.path, self.given = hook, path, given
         super().__init__(
-            f"hook {hook!r} at {path!r}: the layer gives {given}, and no floating tensor to look at. Leave it out with "
-            "exclude=..., or choose layers with where=..."
+            f"hook {hook!r} at {path!r}: the layer gives {given}, and no dense floating tensor to look at. Leave it "
+            "out with exclude=..., or choose layers with where=..."
         )
 
 

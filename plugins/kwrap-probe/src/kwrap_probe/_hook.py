@@ -12,9 +12,9 @@ from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import added, flat, length, measure, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_bool, checked_int, checked_log, checked_watch
-from kwrap_probe._watch import assigned, floating, replicas, watched
+from kwrap_probe._watch import Cell, assigned, floating, replicas, watched
 
-__all__ = ["Probe", "reset"]
+__all__ = ["Probe"]
 
 # By the name of its state: what it is of, and the weight, if it is one's.
 Vectors = dict[tuple[str, str | None], keras.Variable]
@@ -34,7 +34,8 @@ class Probe(kwrap.Hook):
 
     Args:
         watch: which of "inputs", "outputs", "output_gradients", "weights", "weight_gradients". Default: all.
-        every: measure in every so manieth call, from the first on.
+        every: of so many calls in a row measure one: the first of all, then one at a place that changes, so that of a
+            layer that is called several times a step no call is left out for good.
         sample: of a tensor of more values, measure that many, from all over it. None: all.
         histogram: whether to count the values, too: in 513 bins, of a quarter of an octave.
         log: statistics that are metrics of the model, such as "outputs/zeros" or "weight_gradients/spread": named
@@ -117,14 +118,15 @@ class Probe(kwrap.Hook):
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
         count = tf.convert_to_tensor(self.calls.value)
-        due = tf.equal(count % self.every, 0)
+        due = self._is_due(count)
         assigned(self.calls, count + 1)
         outputs = call_next(inputs)
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
         looks = {"inputs": floating(inputs), "outputs": tensors}
-        self._record(due, [(getattr(self, source), seen) for source, seen in looks.items() if source in self.watch])
+        vectors = [(getattr(self, source), seen) for source, seen in looks.items() if source in self.watch]
+        self._record(due, [(Cell(vector), seen) for vector, seen in vectors])
         if "output_gradients" not in self.watch:
             return outputs
         return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, due, each), outputs)
@@ -132,9 +134,9 @@ class Probe(kwrap.Hook):
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value`; measure it and its gradient in the calls that are measured."""
         # `call`, which is around this, has counted the call already.
-        due = tf.equal((tf.convert_to_tensor(self.calls.value) - 1) % self.every, 0)
+        due = self._is_due(tf.convert_to_tensor(self.calls.value) - 1)
         if "weights" in self.watch:
-            self._record(due, [(self.state(target, "weights"), [value])])
+            self._record(due, [(Cell(self.state(target, "weights")), [value])])
         if "weight_gradients" not in self.watch:
             return value
         return self._watched(self.state(target, "weight_gradients"), due, value)
@@ -143,21 +145,28 @@ class Probe(kwrap.Hook):
         """Return `value`: nothing is left of a look at it."""
         return value
 
+    def _is_due(self, count: Any) -> Any:
+        """Return whether the call after `count` others is measured, a bool scalar."""
+        # Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): 2**32 over the golden ratio, as an int32.
+        place = tf.bitwise.right_shift(count // self.every * -1640531527, 16) % self.every
+        return tf.equal(count % self.every, place)
+
     def _prefix(self) -> str:
         return "" if self.name == self.hook_name else f"{self.name}_"
 
     def _watched(self, variable: keras.Variable, due: Any, tensor: Any) -> Any:
         if not floating(tensor):
             return tensor
-        return watched(tensor, lambda gradient: self._record(due, [(variable, [gradient])]))
+        cell = Cell(variable)
+        return watched(tensor, lambda gradient: self._record(due, [(cell, [gradient])]))
 
-    def _record(self, due: Any, looks: Sequence[tuple[keras.Variable, Sequence[Any]]]) -> list[Any]:
-        """Add to each variable what is measured of its tensors, if it is time; return the ops that do."""
-        looks = [(variable, tensors) for variable, tensors in looks if tensors]
+    def _record(self, due: Any, looks: Sequence[tuple[Cell, Sequence[Any]]]) -> list[Any]:
+        """Add to each cell what is measured of its tensors, if it is time; return the ops that do."""
+        looks = [(cell, tensors) for cell, tensors in looks if tensors]
         measured = measure(self.sample, self.histogram)
         if not looks:
             return []
-        if replicas() == 1 and all(isinstance(variable.value, tf.Variable) for variable, _ in looks):
+        if replicas() == 1 and all(cell.is_held for cell, _ in looks):
             return [tf.cond(due, lambda: _added_to(looks, measured), lambda: tf.constant(False))]
         # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
         nothing = tf.zeros([len(looks), length(self.histogram)], tf.float64)
@@ -168,16 +177,16 @@ class Probe(kwrap.Hook):
         )
         return [
             op
-            for (variable, _), each in zip(looks, tf.unstack(of_all_replicas(new)), strict=True)
-            for op in assigned(variable, added(tf.convert_to_tensor(variable.value), each))
+            for (cell, _), each in zip(looks, tf.unstack(of_all_replicas(new)), strict=True)
+            for op in cell.assign(added(cell.read(), each))
         ]
 
 
-def _added_to(looks: Sequence[tuple[keras.Variable, Sequence[Any]]], measured: Callable[..., Any]) -> Any:
+def _added_to(looks: Sequence[tuple[Cell, Sequence[Any]]], measured: Callable[..., Any]) -> Any:
     """Add; return what is there once that is done."""
     done: list[Any] = []
-    for variable, tensors in looks:
-        done += assigned(variable, measured(flat(tensors), tf.convert_to_tensor(variable.value)))
+    for cell, tensors in looks:
+        done += cell.assign(measured(flat(tensors), cell.read()))
     with tf.control_dependencies(done):
         return tf.constant(True)
 
@@ -194,14 +203,3 @@ def described(outputs: Any) -> str:
         for leaf in keras.tree.flatten(outputs)
     ]
     return ", ".join(dict.fromkeys(dtypes)) or "nothing"
-
-
-def reset(model: keras.Model) -> None:
-    """Let all Probe and NaNGuard hooks of `model` forget what they saw.
-
-    Raises:
-        ModelTypeError: this is no Keras model.
-    """
-    for _, hook in kwrap.find_hooks(model):
-        if hasattr(hook, "reset"):
-            hook.reset()

@@ -35,7 +35,8 @@ _ZERO_BIN = _MAGNITUDES
 _BITS_BELOW = 21
 _FIRST_BITS = (127 + _FIRST_OCTAVE) * _PER_OCTAVE
 # Multiples of it, modulo 1, are spread evenly however many there are, and follow no axis of a tensor: a plain stride of
-# the number of channels would see one channel only.
+# the number of channels would see one channel only. Each gives the place in a part of the tensor of its own, so that
+# none is taken twice.
 _GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -115,8 +116,10 @@ def _sampled(values: Any, sample: int) -> Any:
     """Return all values, or `sample` of them from all over."""
     count = tf.size(values, out_type=tf.int64)
     kept, places = tf.minimum(count, sample), np.arange(sample)
-    spread = tf.cast(tf.constant(places * _GOLDEN % 1.0)[:kept] * tf.cast(count, tf.float64), tf.int64)
-    return tf.gather(values, tf.where(count > sample, spread, tf.constant(places)[:kept]))
+    starts = tf.range(sample + 1, dtype=tf.int64) * count // sample
+    within = tf.constant(places * _GOLDEN % 1.0) * tf.cast(starts[1:] - starts[:-1], tf.float64)
+    spread = starts[:-1] + tf.cast(within, tf.int64)
+    return tf.gather(values, tf.where(count > sample, spread, tf.constant(places))[:kept])
 
 
 def _vector(finite: Any, count: Any, histogram: bool) -> Any:

@@ -205,16 +205,19 @@ def _statistics(path: str, hook: str, source: str, weight: str | None, vector: A
         mean=mean,
         spread=math.sqrt(max(mean_square - mean**2, 0.0)),
         zeros=int(vector[Part.ZEROS]),
-        bins=_bins(counts) if len(counts) == BIN_COUNT else (),
+        bins=_bins(vector) if len(counts) == BIN_COUNT else (),
     )
 
 
-def _bins(counts: Any) -> tuple[tuple[float, float, int], ...]:
+def _bins(vector: Any) -> tuple[tuple[float, float, int], ...]:
+    counts, edges = vector[len(Part) :], bin_edges()
+    # The outermost ones take what is beyond them.
+    edges[0, 0], edges[-1, 1] = min(edges[0, 0], vector[Part.LOW]), max(edges[-1, 1], vector[Part.HIGH])
     (places,) = np.nonzero(counts)
     if not len(places):
         return ()
     chosen = slice(places[0], places[-1] + 1)
-    pairs = zip(bin_edges()[chosen].tolist(), counts[chosen].tolist(), strict=True)
+    pairs = zip(edges[chosen].tolist(), counts[chosen].tolist(), strict=True)
     return tuple((left, right, int(count)) for (left, right), count in pairs)
 
 

@@ -18,8 +18,9 @@ Print = Callable[[str], Any]
 # Calls that hold others print a line before these, and one behind; of those without, whose first line is not printed
 # yet, one line is enough. Each entry prints such a first line, outermost first.
 _open: ContextVar[tuple["_Call", ...]] = ContextVar("kwrap_probe_open", default=())
-# Where lines go inside of `shapes`, instead of to where the hook says.
+# Where lines of its own hooks go inside of `shapes`, where others are silent.
 _lines: ContextVar[list[str] | None] = ContextVar("kwrap_probe_lines", default=None)
+_SHAPES = "kwrap_probe.shapes"
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -48,7 +49,7 @@ class Trace(kwrap.Hook):
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; print."""
-        if self.in_trial:
+        if self.in_trial or (_lines.get() is not None and self.name != _SHAPES):
             return call_next(inputs)
         call = _Call(self._print, str(self.path), inputs)
         for outer in _open.get():
@@ -106,11 +107,14 @@ def described(tensors: Any) -> str:
 
 
 def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, training: bool = False) -> list[str]:
-    """Call `model` once and return the lines that `Trace` prints of it; afterwards the model is as it was.
+    """Trace a call of `model` and return the lines that `Trace` prints of it; afterwards the model is as it was.
+
+    It is traced as a compiled function is, and nothing is computed: with training=True, too, no variable changes. A
+    model that runs only eagerly is shown by the hook `Trace`.
 
     Args:
         inputs: what to call it on: arrays or tensors. Default: symbols of the shapes that a Functional or Sequential
-            model says it takes, so that nothing is computed.
+            model says it takes.
         where: the layers to show, as in `kwrap.wrap_model`. Default: all that hold no layers.
         training: how to call it.
 
@@ -123,8 +127,7 @@ def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, trainin
             f"model {model.name!r} does not say what it takes: give something to call it on, as in "
             "kwrap_probe.shapes(model, inputs)"
         )
-    name = "kwrap_probe.shapes"
-    kwrap.wrap_model(model, Trace(name=name), where=where)
+    kwrap.wrap_model(model, Trace(name=_SHAPES), where=where)
     lines: list[str] = []
     token = _lines.set(lines)
     try:
@@ -133,8 +136,8 @@ def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, trainin
             specs = keras.tree.map_structure(lambda each: tf.TensorSpec(each.shape, each.dtype), symbols)
             tf.function(lambda each: model(each, training=training), autograph=False).get_concrete_function(specs)
         else:
-            model(inputs, training=training)
+            tf.function(lambda: model(inputs, training=training), autograph=False).get_concrete_function()
     finally:
         _lines.reset(token)
-        kwrap.unwrap_model(model, name, merge=False)
+        kwrap.unwrap_model(model, _SHAPES, merge=False)
     return lines

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["all_finite", "assigned", "floating", "replicas", "watched"]
+__all__ = ["Cell", "all_finite", "assigned", "floating", "replicas", "watched"]
 
 
 def floating(tensors: Any) -> list[Any]:
@@ -41,6 +41,45 @@ def assigned(variable: keras.Variable, value: Any) -> list[Any]:
         return []
     done = held.assign(value, read_value=False)
     return [done] if isinstance(done, tf.Operation | tf.Tensor) else []
+
+
+class Cell:
+    """A variable for who reads and assigns it in the gradient of what is computed now.
+
+    In a branch or a loop of TensorFlow that gradient is a function that can take no variable's handle but one that the
+    branch itself has taken: made in the forward pass, this holds it.
+    """
+
+    def __init__(self, variable: keras.Variable) -> None:
+        self._variable = variable
+        self._handle = _taken(variable.value)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is a variable now, and not a value of a stateless scope."""
+        return isinstance(self._variable.value, tf.Variable)
+
+    def read(self) -> Any:
+        """Return the value, a tensor."""
+        if self._handle is None:
+            return tf.convert_to_tensor(self._variable.value)
+        value = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._variable.dtype)
+        return tf.ensure_shape(value, self._variable.shape)
+
+    def assign(self, value: Any) -> list[Any]:
+        """Assign, as `assigned` does."""
+        if self._handle is None:
+            return assigned(self._variable, value)
+        return [tf.raw_ops.AssignVariableOp(resource=self._handle, value=value)]
+
+
+def _taken(held: Any) -> Any:
+    """Return the handle of a variable as the branch or loop that is built now has taken it; None outside of one."""
+    # Not in functions within functions: TensorFlow tells by the handle which reads have to wait for which writes.
+    branch = getattr(tf.compat.v1.get_default_graph(), "is_control_flow_graph", False)
+    if tf.executing_eagerly() or not branch or not hasattr(held, "handle"):
+        return None
+    return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
 
 
 def replicas() -> int:
