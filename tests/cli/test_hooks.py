@@ -8,7 +8,7 @@ def test_each_hook_that_can_be_looked_up_is_listed(data, run):
     assert [(one["hook"], one["plugin"]) for one in hooks] == [(one.name, one.plugin) for one in kwrap.registered()]
     shown = {(one["hook"], one["plugin"]): one for one in hooks}
     assert shown["noise", "noise"]["layer_types"] == ["Layer"]
-    assert "Set the weights of a layer that matter least to zero" in run("hooks").output
+    assert "Set the weights of a layer" in run("hooks").output  # the cell goes on in the next line
 
 
 def test_one_is_described_with_its_options_types_and_defaults(data, run):
@@ -16,6 +16,9 @@ def test_one_is_described_with_its_options_types_and_defaults(data, run):
     assert (shown["hook"], shown["plugin"], shown["version"], shown["layer_types"]) == ("noise", "noise", 1, ["Layer"])
     assert shown["options"] == [
         {"option": "stddev", "type": "float", "default": "0.1"},
+        {"option": "on", "type": "Literal['outputs', 'inputs']", "default": "'outputs'"},
+        {"option": "distribution", "type": "Literal['gaussian', 'uniform']", "default": "'gaussian'"},
+        {"option": "multiplicative", "type": "bool", "default": "False"},
         {"option": "seed", "type": "int | None", "default": "None"},
         {"option": "phase", "type": "Literal['always', 'training', 'inference']", "default": "'training'"},
         {"option": "name", "type": "str | None", "default": "None"},
@@ -23,7 +26,7 @@ def test_one_is_described_with_its_options_types_and_defaults(data, run):
     ]
     output = run("hooks", "noise").output
     assert "hook noise of plugin noise, for layers of type Layer" in output
-    assert "`stddev` is the noise's standard deviation" in output
+    assert "stddev: the noise's standard deviation" in output
 
 
 def test_an_option_without_annotation_has_the_type_of_its_default(data):
