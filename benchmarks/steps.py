@@ -87,7 +87,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    repeats = 3 if parser.parse_args().quick else 15
+    repeats = 3 if parser.parse_args().quick else 9
     print(table(TARGETS, [*of_hooks(repeats), *of_many(repeats), *of_unwrapped(repeats)]))
 
 
