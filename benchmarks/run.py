@@ -1,6 +1,7 @@
-"""Run all benchmarks of speed and write RESULTS.md: python benchmarks/run.py [--quick] PYTHON.
+"""Run the benchmarks of speed and write RESULTS.md: python benchmarks/run.py [--quick] PYTHON [SCRIPT ...].
 
-Takes some fifteen minutes on two cores; the machine should do nothing else.
+All of them, or the scripts that are named: the others' results stay, each with its date. The machine should do nothing
+else.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import sys
 import measure
 
 HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+PACKAGES = ("kwrap", "keras", "tensorflow")
 LEGACY = "prune_steps_tfmot.py"
 SCRIPTS = {
     "eager.py": "An eager call",
@@ -37,25 +40,39 @@ def output_of(python: str, script: str, options: list[str]) -> str:
     return done.stdout.strip()
 
 
+def sections() -> dict[str, str]:
+    """Return what RESULTS.md has by title, without the titles."""
+    if not RESULTS.exists():
+        return {}
+    _, *parts = RESULTS.read_text().split("\n## ")
+    return {title: text.strip() for title, _, text in (part.partition("\n") for part in parts)}
+
+
+def write(found: dict[str, str]) -> None:
+    """Write RESULTS.md: under another name first, so that it is whole or as it was."""
+    head = ["# Results", (HERE / "reading.md").read_text()]
+    parts = [f"## {title}\n\n{found.get(title, 'Not run yet.')}" for title in SCRIPTS.values()]
+    unfinished = RESULTS.with_suffix(".md.unfinished")
+    unfinished.write_text("\n\n".join(map(str.strip, [*head, *parts])) + "\n")
+    unfinished.replace(RESULTS)
+
+
 def main() -> None:
-    """Print the results and write them, under another name until all are there."""
+    """Run the scripts; print the results, and keep them after each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="in a few minutes, and write nothing")
     parser.add_argument("python", help="that of tfmot's environment")
+    parser.add_argument("scripts", nargs="*", metavar="script", help="default: all")
     options = parser.parse_args()
-    unfinished = HERE / "RESULTS.md.unfinished"
-    parts = [
-        "# Results",
-        measure.environment("kwrap", "kwrap-prune", "kwrap-lora", "keras", "tensorflow"),
-        (HERE / "reading.md").read_text(),
-    ]
-    for script, title in SCRIPTS.items():
+    if unknown := set(options.scripts) - set(SCRIPTS):
+        parser.error(f"no such scripts: {', '.join(sorted(unknown))}; there are {', '.join(SCRIPTS)}")
+    for script in options.scripts or SCRIPTS:
         python = options.python if script == LEGACY else sys.executable
-        parts += [f"## {title}", f"`{script}`", output_of(python, script, ["--quick"] * options.quick)]
-        unfinished.write_text("\n\n".join(map(str.strip, parts)) + "\n")
-    print(unfinished.read_text())
-    if not options.quick:
-        unfinished.replace(HERE / "RESULTS.md")
+        printed = output_of(python, script, ["--quick"] * options.quick)
+        text = f"`{script}`; {measure.environment(*PACKAGES)}\n\n{printed}"
+        print(f"## {SCRIPTS[script]}\n\n{text}\n", flush=True)
+        if not options.quick:
+            write(sections() | {SCRIPTS[script]: text})
 
 
 if __name__ == "__main__":
