@@ -42,7 +42,7 @@ _in_trial: ContextVar[bool] = ContextVar("kwrap_in_trial", default=False)
 _CALL_ARGUMENTS = ("training", "mask")
 
 
-@_keras.checkpointing(lambda hook: {**hook._named_state(), **hook._generator_states()})
+@_keras.checkpointing(lambda hook: hook._saved_state())
 @_keras.skips_parts
 class Hook(keras.layers.Layer):
     """One behaviour on one layer. Override only what it needs; what is not overridden costs nothing.
@@ -332,7 +332,7 @@ class Hook(keras.layers.Layer):
 
         Those of seed generators are among them, so that a run that goes on draws what would have come.
         """
-        for name, variable in {**self._named_state(), **self._generator_states()}.items():
+        for name, variable in self._saved_state().items():
             store[name] = variable
 
     def load_own_variables(self, store: Any) -> None:
@@ -344,7 +344,7 @@ class Hook(keras.layers.Layer):
             HookStateError: the file has state that the hook has not, or of another shape.
         """
         own = self._named_state()
-        values = read_state(self.name, self.path, own, self._generator_states(), store)
+        values = read_state(self.name, self.path, own, self._saved_state(), store)
         missing = [name for name in own if name not in values]
         nested = self._nested_state(own)
         self.__dict__["_loaded"] = values
@@ -367,19 +367,18 @@ class Hook(keras.layers.Layer):
 
     def restore_loaded(self) -> None:
         """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""
-        own = {**self._named_state(), **self._generator_states()}
+        saved = self._saved_state()
         for name, value in self.__dict__.pop("_loaded", {}).items():
-            own[name].assign(value)
+            saved[name].assign(value)
 
     def _named_state(self) -> dict[str, keras.Variable]:
         return named([*self._trainable_variables, *self._non_trainable_variables])
 
-    def _generator_states(self) -> dict[str, keras.Variable]:
-        """Return the states of the seed generators, of layers that it holds too, by the names that files have."""
+    def _saved_state(self) -> dict[str, keras.Variable]:
+        """Return the state by name, and after it the states of seed generators, of layers that it holds too."""
         weights = {id(variable) for variable in (*self.weights, *self.metrics_variables)}
-        own = self._named_state()
-        states = [variable for variable in self.variables if id(variable) not in weights]
-        return dict([*named([*own.values(), *states]).items()][len(own) :])
+        generators = [variable for variable in self.variables if id(variable) not in weights]
+        return named([*self._trainable_variables, *self._non_trainable_variables, *generators])
 
     def _nested_state(self, own: Mapping[str, keras.Variable]) -> list[str]:
         """Return the names of the variables that are not the hook's own: of layers and metrics that it holds."""

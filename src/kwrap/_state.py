@@ -36,10 +36,12 @@ def read_state(
     hook: str,
     path: str | None,
     own: Mapping[str, keras.Variable],
-    generators: Mapping[str, keras.Variable],
+    saved: Mapping[str, keras.Variable],
     store: Any,
 ) -> dict[str, Any]:
-    """Return the values that a file has for a hook's `own` variables and seed `generators`, by name; assign nothing.
+    """Return the values that a file has for a hook's variables, by name; assign nothing.
+
+    `own` are those that every file has; `saved` are these and the states of seed generators, which older files lack.
 
     Raises:
         HookStateError: the file has a variable that is not among them, or one of another shape.
@@ -51,11 +53,11 @@ def read_state(
             raise HookStateError(hook, path, f"{len(keys)} variables where the hook has {len(own)}: {list(own)}")
         values = {name: store[str(place)] for place, name in enumerate(own)}
     else:
-        if unknown := sorted(set(keys) - {*own, *generators}):
-            raise HookStateError(hook, path, f"{unknown}, and the hook has {[*own, *generators]}")
-        values = {name: store[name] for name in (*own, *generators) if name in keys}
+        if unknown := sorted(set(keys) - set(saved)):
+            raise HookStateError(hook, path, f"{unknown}, and the hook has {list(saved)}")
+        values = {name: store[name] for name in saved if name in keys}
     for name, value in values.items():
-        shape = tuple({**own, **generators}[name].shape)
+        shape = tuple(saved[name].shape)
         if tuple(value.shape) != shape:
             problem = f"{name!r} of shape {tuple(value.shape)}, and the hook has it of shape {shape}"
             raise HookStateError(hook, path, problem)

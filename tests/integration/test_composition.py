@@ -72,12 +72,6 @@ def wrapped(names: tuple[str, ...]) -> keras.Model:
     return kwrap.wrap_model(plain(), [HOOKS[name]() for name in names], where=["dense", "attention/query"])
 
 
-def trained(names: tuple[str, ...]) -> keras.Model:
-    model = wrapped(names)
-    model.fit(INPUTS, TARGETS, batch_size=4, shuffle=False, verbose=0)
-    return model
-
-
 def outputs(model: keras.Model) -> np.ndarray:
     """Return the outputs at inference; eagerly, for nothing is to be compiled for a single call."""
     return np.array(model(INPUTS, training=False))
@@ -147,7 +141,9 @@ def outputs_by_numpy(model: keras.Model, names: tuple[str, ...]) -> np.ndarray:
 @functools.cache
 def model_of(names: tuple[str, ...]) -> keras.Model:
     """Return a trained model, which the tests do not change."""
-    return trained(names)
+    model = wrapped(names)
+    model.fit(INPUTS, TARGETS, batch_size=4, shuffle=False, verbose=0)
+    return model
 
 
 @functools.cache
