@@ -37,12 +37,14 @@ def encoder() -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(models.CLASSES)(keras.layers.GlobalAveragePooling1D()(tensor)))
 
 
+# How each is made, its batches, and the steps in a turn.
 NETS: dict[str, tuple[Callable[[], keras.Model], int, int]] = {
-    "CNN": (models.cnn, 128, 50),
-    "MLP, 5.8 M weights": (models.mlp, 128, 10),
-    "embedding of 5,000 words": (embedding, 128, 30),
-    "encoder": (encoder, 32, 10),
+    "CNN": (models.cnn, 128, 10),
+    "MLP, 5.8 M weights": (models.mlp, 128, 2),
+    "embedding of 5,000 words": (embedding, 128, 6),
+    "encoder": (encoder, 32, 2),
 }
+TURNS = 5
 
 
 def kwrap_lora(model: keras.Model) -> keras.Model:
@@ -67,7 +69,7 @@ def rows_of(net: str, repeats: int) -> list[list[str]]:
     build, size, steps = NETS[net]
     ways = {"bare": build(), "kwrap": kwrap_lora(build()), "keras": keras_lora(build())}
     runs = {name: models.stepper(model, size, steps, jit_compile=False) for name, model in ways.items()}
-    times = interleaved(runs, repeats)
+    times = interleaved(runs, repeats, TURNS)
     ours, theirs = held(ways["kwrap"]), held(ways["keras"])
     met = "yes" if ours <= theirs else "**no**"
     return [

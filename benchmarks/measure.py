@@ -29,23 +29,23 @@ class Ratio(float):
         return f"{float(self):.3g} ({low:.3g} to {high:.3g})"
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Return the seconds that each way took in each repeat, after one that does not count.
+def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int, turns: int = 1) -> dict[str, list[float]]:
+    """Return the seconds that each way took in each repeat, in `turns` runs, after one run that does not count.
 
-    The ways take turns, each repeat begins with another one, and the garbage collector waits: what else the machine
-    does falls on all alike.
+    The ways take turns, each round begins with another one, and the garbage collector waits: what else the machine
+    does falls on all alike, the more so the shorter a run is.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [0.0] * repeats for name in ways}
     names = list(ways)
     for run in ways.values():
         run()
-    for repeat in range(repeats):
-        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
+    for turn in range(repeats * turns):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
             gc.disable()
             start = time.perf_counter()
             ways[name]()
-            times[name].append(time.perf_counter() - start)
+            times[name][turn // turns] += time.perf_counter() - start
             gc.enable()
     return times
 

@@ -9,7 +9,8 @@ from measure import TARGETS, interleaved, ratio, table, target
 import kwrap
 from kwrap_norm import SpectralNorm
 
-NETS = {"CNN": (models.cnn, 50), "MLP, 5.8 M weights": (models.mlp, 10)}
+NETS = {"CNN": (models.cnn, 10), "MLP, 5.8 M weights": (models.mlp, 2)}  # steps in a turn
+TURNS = 5
 BATCH = 128
 
 
@@ -35,7 +36,7 @@ def rows(repeats: int) -> list[list[str]]:
             "project=False": kwrap.wrap_model(build(), SpectralNorm()),
         }
         runs = {name: models.stepper(model, BATCH, steps) for name, model in built.items()}
-        times = interleaved(runs, repeats)
+        times = interleaved(runs, repeats, TURNS)
         what = f"{net}: step, spectral_norm with `{{}}` / `keras.layers.SpectralNormalization`"
         found.append(target(what.format("project=True"), ratio(times, "project=True", "Keras"), 1.02))
         # Another gradient, the paper's, which Keras does not compute: shown, and held to nothing.

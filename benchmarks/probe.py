@@ -11,7 +11,8 @@ from measure import TARGETS, interleaved, ratio, table, target
 import kwrap
 from kwrap_probe import NaNGuard, Probe
 
-NETS = {"CNN": (models.cnn, 50), "MLP, 5.8 M weights": (models.mlp, 10)}
+NETS = {"CNN": (models.cnn, 5), "MLP, 5.8 M weights": (models.mlp, 1)}  # turns in a repeat
+STEPS = 10  # in a turn: one of them measures
 BATCH = 128
 HOOKS = {
     "bare": [],
@@ -26,15 +27,15 @@ LIMITS = {"statistics every 10 steps": 1.05, "statistics of outputs every 10 ste
 def rows(repeats: int) -> list[list[str]]:
     """Return the rows of all nets, with and without XLA."""
     found = []
-    for net, (build, steps) in NETS.items():
+    for net, (build, turns) in NETS.items():
         for jit_compile in (False, True):
             runs = {}
             for name, hooks in HOOKS.items():
                 model = build()
                 if hooks:
                     kwrap.wrap_model(model, hooks)
-                runs[name] = models.stepper(model, BATCH, steps, jit_compile=jit_compile)
-            times = interleaved(runs, repeats)
+                runs[name] = models.stepper(model, BATCH, STEPS, jit_compile=jit_compile)
+            times = interleaved(runs, repeats, turns)
             for name in list(HOOKS)[1:]:
                 what = f"{net}{', XLA' if jit_compile else ''}: step, {name} / bare"
                 measured = ratio(times, name, "bare")
@@ -47,7 +48,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    print(table(TARGETS, rows(3 if parser.parse_args().quick else 7)))
+    print(table(TARGETS, rows(3 if parser.parse_args().quick else 9)))
 
 
 if __name__ == "__main__":

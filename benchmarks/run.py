@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import measure
 
@@ -68,8 +69,10 @@ def main() -> None:
         parser.error(f"no such scripts: {', '.join(sorted(unknown))}; there are {', '.join(SCRIPTS)}")
     for script in options.scripts or SCRIPTS:
         python = options.python if script == LEGACY else sys.executable
+        start = time.monotonic()
         printed = output_of(python, script, ["--quick"] * options.quick)
-        text = f"`{script}`; {measure.environment(*PACKAGES)}\n\n{printed}"
+        taken = f"{time.monotonic() - start:.0f} s"
+        text = f"`{script}`, {taken}; {measure.environment(*PACKAGES)}\n\n{printed}"
         print(f"## {SCRIPTS[script]}\n\n{text}\n", flush=True)
         if not options.quick:
             write(sections() | {SCRIPTS[script]: text})
