@@ -128,7 +128,7 @@ def main() -> None:
     for hook in HOOKS.values():
         timed(branches(1), hook)  # the first time loads plugins and traces kernels
     print(f"{environment('kwrap', 'keras', 'tensorflow')}; medians of {repeats}\n")
-    print(*beside_clone_model(most, repeats), sep="\n", end="\n\n")
+    print(*beside_clone_model(1000, repeats), sep="\n", end="\n\n")
     models = {
         f"Functional, {count} layers": (count, lambda count=count: branches(count))
         for count in (10, 100, 1000, 5000)
