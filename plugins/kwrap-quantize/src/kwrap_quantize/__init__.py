@@ -2,6 +2,7 @@
 
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._calibrating import calibrate
+from kwrap_quantize._checks import kwrap_check_plan
 from kwrap_quantize._errors import (
     CalibrationError,
     NoFloatingTensorsError,
@@ -27,6 +28,7 @@ __all__ = [
     "TensorRange",
     "calibrate",
     "freeze_ranges",
+    "kwrap_check_plan",
     "ranges",
     "require_ranges",
     "unfreeze_ranges",

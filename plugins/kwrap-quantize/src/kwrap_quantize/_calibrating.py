@@ -52,7 +52,7 @@ def calibrate(
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
         ModelTypeError: this is no Keras model.
     """
-    method = checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
+    checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
     share = number(percentile)
     if share is None or not 50 < share <= 100:
         raise OptionValueError("calibrate", "percentile", percentile, "is not above 50, and up to 100")
