@@ -193,13 +193,14 @@ def test_a_subclassed_model_is_quantized_by_hand_saved_and_exported_with_its_rou
     model.compile("sgd", "mse")
     model.fit(np.concatenate(BATCHES), np.zeros((15, 2)), batch_size=5, verbose=0)
     expected = np.array(model(BATCHES[1]))
-    assert len(np.unique(expected)) < expected.size / 1.2
+    step = next(each.step for each in ranges(model).tensors if (each.path, each.of) == ("last", "outputs"))
+    np.testing.assert_allclose(expected / step, np.round(expected / step), atol=1e-4)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"Net": Net})
     np.testing.assert_array_equal(loaded(BATCHES[1]), expected)
     model.export(tmp_path / "exported", verbose=False)
-    served = tf.saved_model.load(tmp_path / "exported").serve(BATCHES[1])
-    np.testing.assert_allclose(served, expected, atol=1e-6)
+    served = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(served.serve(BATCHES[1]), expected, atol=1e-6)
 
 
 class Net(keras.Model):
