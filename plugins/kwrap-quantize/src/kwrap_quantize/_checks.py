@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 import kwrap
-from kwrap_quantize._activations import Activations
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._errors import NoFloatingTensorsError, TensorCountError
 
 __all__ = ["kwrap_check_plan"]
@@ -19,7 +19,7 @@ def kwrap_check_plan(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Pro
     That of a layer that is in no graph, or at several places of one, is told when it is called.
     """
     for entry in plan.entries:
-        for hook in (hook for hook in entry.hooks if isinstance(hook, Activations)):
+        for hook in (hook for hook in entry.hooks if isinstance(hook, QuantizeOutput | QuantizeInput)):
             tensors = _tensors(entry.layer, hook.what)
             if tensors is None:
                 continue
