@@ -106,15 +106,14 @@ class Example:
     def _draws_by_tensorflow(self) -> bool:
         """Whether the hook or the layer draws by TensorFlow's own seed: the next one is then not the first."""
         self.__dict__["_draws_by_tensorflow"] = True  # until it is known
-        seeds = []
-        for use in (lambda: None, self._use):
-            keras.utils.set_random_seed(_SEED)
-            try:
-                use()
-            except Exception:
-                return True  # The checks tell of it.
-            seeds.append(tf.compat.v1.get_seed(None))
-        return seeds[0] != seeds[1]
+        keras.utils.set_random_seed(_SEED)
+        first = tf.compat.v1.get_seed(None)
+        keras.utils.set_random_seed(_SEED)
+        try:
+            self._use()
+        except Exception:
+            return True  # The checks tell of it.
+        return bool(tf.compat.v1.get_seed(None) != first)
 
     @property
     def data(self) -> list[np.ndarray[Any, Any]]:
