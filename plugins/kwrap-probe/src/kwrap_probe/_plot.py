@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kwrap.errors import OptionValueError
-from kwrap_probe._errors import MissingPackageError
+from kwrap.errors import MissingPackageError, OptionValueError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
