@@ -104,12 +104,8 @@ class PruningHistory(keras.callbacks.Callback):
         if kind not in known:
             problem = f"has a suffix that matplotlib does not write; there are: {', '.join(known)}"
             raise OptionValueError("PruningHistory.plot", "path", str(path), problem)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with kwrap.atomic_write(path) as unfinished:
             figure.savefig(unfinished, format=kind)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         return path
 
     def _add(self, logs: dict[str, Any] | None) -> None:
