@@ -33,12 +33,20 @@ def _seen_from_here_on() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def seed() -> int:
-    """Seed Python, NumPy and Keras before each test, so that a failure comes again."""
+@pytest.fixture(autouse=True, scope="module")
+def _tensorflow_seeded() -> None:
+    """Seed TensorFlow before a module's tests. With its seed it forgets its kernels, which takes time at each test."""
     import keras  # Not above: it takes seconds, and pytest-xdist's controller runs no test.
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def seed(_tensorflow_seeded: None) -> int:
+    """Seed Python, NumPy and Keras before each test, so that a failure comes again."""
+    from kwrap import _keras
+
+    _keras.seed_past_tensorflow(0)
     return 0
 
 

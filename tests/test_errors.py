@@ -217,6 +217,11 @@ EXAMPLES = {
         {"name": "pruen", "known": ["prune"], "nearest": ["prune"]},
         ["no plugin is named 'pruen'", "Did you mean 'prune'?", "The plugins there are: 'prune'"],
     ),
+    errors.MissingPackageError: (
+        ("Report.plot", "matplotlib"),
+        {"function": "Report.plot", "package": "matplotlib", "name": "matplotlib"},
+        ["Report.plot needs matplotlib, which is not installed: pip install matplotlib"],
+    ),
     errors.PluginAnswerError: (
         ("prune (kwrap-prune 0.2)", "kwrap_check_plan", KeyError("x")),
         {"plugin": "prune (kwrap-prune 0.2)", "question": "kwrap_check_plan"},
@@ -275,7 +280,7 @@ def test_an_error_goes_to_another_process_and_back(cls, protocol):
 @pytest.mark.parametrize("cls", sorted(CLASSES - {KwrapError} - WARNINGS, key=lambda cls: cls.__name__))
 def test_an_error_is_caught_as_kwraps_and_as_a_built_in_one(cls):
     assert issubclass(cls, KwrapError)
-    assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError | OSError)
+    assert issubclass(cls, TypeError | ValueError | LookupError | RuntimeError | OSError | ImportError)
 
 
 def test_free_text_is_the_message():

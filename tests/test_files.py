@@ -65,6 +65,18 @@ def test_a_new_file_has_the_rights_of_any_new_file(tmp_path):
     assert (tmp_path / "model.keras").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_a_file_of_any_kind_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "notes.txt"
+    with kwrap.atomic_write(path) as beside:
+        beside.write_text("old")
+        assert (beside.parent, beside.suffix, path.exists()) == (tmp_path, ".txt", False)
+    assert path.read_text() == "old"
+    with pytest.raises(UnicodeEncodeError), kwrap.atomic_write(str(path)) as beside:
+        beside.write_text("half of the n\xeew", encoding="ascii")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
 @pytest.mark.parametrize(
     ("path", "text"),
     [

@@ -16,6 +16,7 @@ PUBLIC = [
     "Rule",
     "WeightTarget",
     "Wrapper",
+    "atomic_write",
     "bypass",
     "check",
     "clone_function",

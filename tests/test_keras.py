@@ -105,6 +105,25 @@ def _imported(node: ast.AST) -> list[str]:
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
 
 
+# --- seeds -----------------------------------------------------------------------------------------------------------
+
+
+def test_keras_is_seeded_as_by_its_own_function_and_tensorflow_goes_on():
+    def drawn():
+        initialized = keras.initializers.GlorotUniform()((3,)), keras.random.SeedGenerator().state
+        return [np.array(each) for each in (*initialized, keras.random.normal((3,)), np.random.normal(size=3))]
+
+    keras.utils.set_random_seed(5)
+    expected, of_tensorflow = drawn(), [np.array(tf.random.normal((3,))) for _ in range(2)]
+    keras.utils.set_random_seed(5)
+    keras.random.normal((3,))
+    first = np.array(tf.random.normal((3,)))
+    _keras.seed_past_tensorflow(5)
+    assert [a.tolist() for a in drawn()] == [a.tolist() for a in expected]
+    assert keras.src.utils.rng_utils.get_random_seed() == 5
+    assert [a.tolist() for a in (first, np.array(tf.random.normal((3,))))] == [a.tolist() for a in of_tensorflow]
+
+
 # --- names -----------------------------------------------------------------------------------------------------------
 
 

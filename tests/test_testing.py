@@ -363,6 +363,21 @@ def test_an_example_uses_neither_its_hook_nor_its_layer_itself_and_gives_equal_o
     assert example.inputs.dtype == "float32"
 
 
+@kwrap.hook(layer_type=keras.layers.Dense)
+class DrawsByTensorFlow(kwrap.Hook):
+    """Draw a pattern by TensorFlow's own seed."""
+
+    def build(self, layer):
+        self.pattern = self.add_weight((4,), trainable=False, name="pattern")
+        self.pattern.assign(tf.random.uniform((4,)))
+
+
+def test_a_hook_that_draws_by_tensorflows_own_seed_is_made_alike_each_time():
+    example = Example(DrawsByTensorFlow(), dense(), X)
+    one, two = (np.array(example.wrapped().hooks[0].pattern) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
 def test_a_layer_with_several_inputs_and_further_arguments_is_an_example():
     attention = keras.layers.MultiHeadAttention(2, 2, name="attention")
     steps = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")

@@ -15,6 +15,8 @@ import tensorflow as tf
 from keras.src.applications import convnext, densenet, efficientnet
 from keras.src.applications import resnet as resnet_family
 
+from kwrap import _keras
+
 COUNT = 4  # how many samples a batch has
 CLASSES = 4
 
@@ -45,7 +47,7 @@ ZOO: dict[str, Specimen] = {}
 
 def build(name: str, seed: int = 0) -> keras.Model:
     """Return the specimen of that name: built, compiled, not trained; its optimizer is built, too."""
-    keras.utils.set_random_seed(seed)
+    _keras.seed_past_tensorflow(seed)
     specimen = ZOO[name]
     model = specimen.make()
     if not all(layer.built for layer in model._flatten_layers()):
@@ -56,7 +58,7 @@ def build(name: str, seed: int = 0) -> keras.Model:
 
 def train(model: keras.Model, name: str, steps: int = 3) -> list[float]:
     """Train the specimen of that name for some steps; return the losses."""
-    keras.utils.set_random_seed(0)  # ConvNeXt's stochastic depth draws from Keras' global generator
+    _keras.seed_past_tensorflow(0)  # ConvNeXt's stochastic depth draws from Keras' global generator
     batch = ZOO[name].batch()
     return [float(model.train_on_batch(*batch, return_dict=True)["loss"]) for _ in range(steps)]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, there from the start
 from kwrap import errors, hookspecs
 from kwrap._checking import NonFinite, check
-from kwrap._files import save_model
+from kwrap._files import atomic_write, save_model
 from kwrap._hook import Hook, Rule
 from kwrap._kernel import Kernel, kernel
 from kwrap._loading import load_model
@@ -27,6 +27,7 @@ __all__ = [
     "Rule",
     "WeightTarget",
     "Wrapper",
+    "atomic_write",
     "bypass",
     "check",
     "clone_function",

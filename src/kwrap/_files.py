@@ -1,9 +1,10 @@
-"""Writing a model so that a reader finds the whole old file or the whole new one, whatever happens meanwhile."""
+"""Writing a file so that a reader finds the whole old one or the whole new one, whatever happens meanwhile."""
 
 import contextlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,46 @@ import keras
 from kwrap._plan import check_model
 from kwrap.errors import KwrapError, SaveError
 
-__all__ = ["save_model"]
+__all__ = ["atomic_write", "save_model"]
 
 _FORMATS = (".keras", ".h5", ".hdf5")
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Inside the context, write the file whose path is given: at its end it is what is at `path`, whole or not at all.
+
+    What is given is an empty file beside `path`, of the same ending, under a name that begins with a dot. It has the
+    rights of the file that it replaces, or those of any new file. If the context ends without an error, it is brought
+    to the disk and put in the place of the old one in one step of the operating system; otherwise it is removed. If
+    the process is killed, it is left.
+
+    Args:
+        path: of a file that is there or not. If it is a link, the file that it leads to is replaced, not the link.
+
+    Raises:
+        OSError: there is no such folder, `path` is a folder, or no space; what was there is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    stem = os.fsencode(target.stem)[:100].decode(errors="ignore")  # no name may be longer than 255 bytes
+    beside = target.with_name(f".{stem}.{secrets.token_hex(6)}{target.suffix}")
+    try:
+        _create(beside, like=target)
+        yield beside
+        _bring_to_disk(beside)
+        os.replace(beside, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+    with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
+        _bring_to_disk(target.parent)
 
 
 def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """Save a model at `path`, all of it or nothing: what was there stays whole until the new file is complete.
 
-    It is written beside `path`, under a name that begins with a dot, brought to the disk, and put in the place of the
-    old one in one step of the operating system. If the process is killed, that other file is left.
+    See `atomic_write`: if the process is killed, a file is left beside `path` whose name begins with a dot.
 
     Args:
         path: ends in `.keras`; or in `.h5`, in which Keras itself saves and loads less: see its documentation.
@@ -31,27 +62,19 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
         ModelTypeError: it is no Keras 3 model.
     """
     check_model(model)
-    target = Path(os.path.realpath(path))  # the file that a link leads to, not the link
+    target = Path(os.path.realpath(path))
     if target.suffix not in _FORMATS:
         raise SaveError(str(path), "a model's file ends in .keras (or in .h5)")
     if target.is_dir():
         raise SaveError(str(path), "it is a folder")
-    stem = os.fsencode(target.stem)[:100].decode(errors="ignore")  # no name may be longer than 255 bytes
-    beside = target.with_name(f".{stem}.{secrets.token_hex(6)}{target.suffix}")
     try:
-        _create(beside, like=target)
-        keras.saving.save_model(model, beside)
-        _bring_to_disk(beside)
-        os.replace(beside, target)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        with atomic_write(target) as beside:
+            keras.saving.save_model(model, beside)
+    except Exception as error:
         cause = _os_error(error)
         if cause is None or isinstance(error, KwrapError):
             raise
         raise SaveError(str(path), f"{cause.strerror or cause}") from error
-    with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
-        _bring_to_disk(target.parent)
 
 
 def _create(path: Path, like: Path) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "KernelError",
     "KwrapError",
     "LayerTypeError",
+    "MissingPackageError",
     "MissingPluginError",
     "MissingPluginsError",
     "ModelTypeError",
@@ -439,6 +440,18 @@ class UnknownPluginError(KwrapError, LookupError):
         self.name, self.known, self.nearest = name, list(known), nearest(name, known)
         hint = f" Did you mean {listed(self.nearest)}?" if self.nearest else ""
         super().__init__(f"no plugin is named {name!r}.{hint} The plugins there are: {listed(self.known)}.")
+
+
+class MissingPackageError(KwrapError, ImportError):
+    """A package is not installed that only some functions need."""
+
+    def __init__(self, function: str, package: str) -> None:
+        self.function, self.package = function, package
+        super().__init__(f"{function} needs {package}, which is not installed: pip install {package}", name=package)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Rebuild by `__init__`: an ImportError takes its `name` nowhere else."""
+        return type(self), (self.function, self.package), vars(self)
 
 
 class PluginAnswerError(KwrapError, RuntimeError):

@@ -15,6 +15,7 @@ from keras.src import backend, tree
 from keras.src.testing.test_case import create_eager_tensors
 
 import kwrap
+from kwrap import _keras
 
 from . import keras_cases
 from .keras_cases import Case
@@ -127,14 +128,14 @@ class Trial:
     """One case in one variant, step by step; each step returns NumPy arrays and plain values."""
 
     def __init__(self, case: Case, variant: Variant) -> None:
-        keras.utils.set_random_seed(SEED)
+        _keras.seed_past_tensorflow(SEED)
         self.case, self.steps = case, variant.steps
         self.inputs = _inputs(case)
         self.symbols = tree.map_structure(_symbol, self.inputs)
         options = {"dtype": variant.policy} if variant.policy else {}
         layer = case.layer_cls(**{**case.init_kwargs, **options})
         if variant.built:
-            keras.utils.set_random_seed(SEED)  # as before the first step, in which the layer is built otherwise
+            _keras.seed_past_tensorflow(SEED)  # as before the first step, in which the layer is built otherwise
             _feed(layer, self.symbols, case.call_kwargs)
         self.layer = variant.wrap(layer)
 
@@ -143,7 +144,7 @@ class Trial:
         return {step: self._attempt(getattr(self, step)) for step in self.steps}
 
     def _attempt(self, step: Callable[[], Any]) -> Any:
-        keras.utils.set_random_seed(SEED)
+        _keras.seed_past_tensorflow(SEED)
         try:
             return step()
         except Exception as error:
@@ -213,7 +214,7 @@ class Trial:
             variable.assign(source)
         calls = []
         for layer in (copy, self.layer):
-            keras.utils.set_random_seed(SEED)
+            _keras.seed_past_tensorflow(SEED)
             outputs = _feed(layer, self.inputs, self.case.call_kwargs)
             calls.append([tree.map_structure(_array, outputs), tree.map_structure(_mask, outputs)])
         return {"copy": calls[0], "changed": list(differences(calls[1], calls[0]))}
@@ -350,6 +351,7 @@ def keras_left_as_found(pytestconfig: pytest.Config) -> Iterator[None]:
 def trials(file: str, variant: Variant) -> dict[str, Any]:
     """Run all dense cases of a file in one variant, each with layers of its own."""
     cases = [case for case in keras_cases.collect(file) if case.dense]
+    keras.utils.clear_session(free_memory=False)  # the names of layers begin anew, collected or not
     return {c.id: Trial(c, variant).run() for c in cases if c.mixed_precision or not variant.policy}
 
 

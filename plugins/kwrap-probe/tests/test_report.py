@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 import kwrap
-from kwrap.errors import AbsentHookError, ModelTypeError, OptionValueError
-from kwrap_probe import MissingPackageError, Probe, report
+from kwrap.errors import AbsentHookError, MissingPackageError, ModelTypeError, OptionValueError
+from kwrap_probe import Probe, report
 
 X = np.random.default_rng(0).normal(size=(500, 3)).astype("float32")
 

@@ -7,8 +7,8 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import kwrap
-from kwrap.errors import AbsentHookError, OptionValueError
-from kwrap_prune import ConstantSparsity, MissingPackageError, PolynomialDecay, Prune, PruningHistory, report
+from kwrap.errors import AbsentHookError, MissingPackageError, OptionValueError
+from kwrap_prune import ConstantSparsity, PolynomialDecay, Prune, PruningHistory, report
 
 BATCHES = 4
 X = np.random.default_rng(0).normal(size=(8 * BATCHES, 10)).astype("float32")

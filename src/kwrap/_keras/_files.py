@@ -1,22 +1,27 @@
 """What kwrap touches of how Keras loads a file, and of what it keeps for a process meanwhile."""
 
 import inspect
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import h5py
 import keras
+import numpy as np
 import tensorflow as tf
 from keras.src.backend.common import global_state
 from keras.src.legacy.saving import legacy_h5_format
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import saving_lib
+from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
 
 __all__ = [
     "is_absent",
     "load_archive",
     "load_h5",
     "name_counters_restorer",
+    "seed_past_tensorflow",
     "skip_parts",
     "skips_parts",
     "variables_measured",
@@ -95,3 +100,15 @@ def _size(initial_value: Any) -> int:
     for length in initial_value.shape:
         count *= int(length or 0)
     return count * int(tf.as_dtype(initial_value.dtype).size)
+
+
+def seed_past_tensorflow(seed: int) -> None:
+    """Seed Keras, NumPy and Python as `keras.utils.set_random_seed` does, and leave TensorFlow's own seed as it is.
+
+    With its seed, TensorFlow forgets every kernel and compiled function that it has ready, and makes them anew at their
+    next call: that takes milliseconds for each. What draws by `keras.random` has no use for its seed.
+    """
+    global_state.set_global_attribute(GLOBAL_RANDOM_SEED, seed)
+    global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, None)  # a new one is made of Python's next number
+    random.seed(seed)
+    np.random.seed(seed)

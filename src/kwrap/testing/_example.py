@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kwrap import _keras
 from kwrap._hook import Hook
 from kwrap._model import wrap_model
 from kwrap._wrapper import Wrapper
@@ -64,7 +65,7 @@ class Example:
         self, kind: type[keras.Layer] | None = None, *, seed: int = _SEED, build: bool = True, **config: Any
     ) -> keras.Layer:
         """Return a built layer of the same config and of weights that `seed` gives; `config` replaces parts of it."""
-        keras.utils.set_random_seed(seed)
+        self.seed(seed)
         own = {**copy.deepcopy(self.layer.get_config()), **config}
         layer = (kind or type(self.layer)).from_config(own)
         if build:
@@ -75,7 +76,7 @@ class Example:
     def wrapped(self, *before: Hook, after: Sequence[Hook] = (), layer: keras.Layer | None = None) -> Wrapper:
         """Return a new layer, or `layer`, with the hook, others `before` it and `after` it; ready, not called yet."""
         layer = self.new_layer() if layer is None else layer
-        keras.utils.set_random_seed(_SEED)
+        self.seed()
         wrapper = Wrapper(layer, [*before, self.new_hook(), *after])
         wrapper.make_ready()
         return wrapper
@@ -91,8 +92,28 @@ class Example:
     def wrapped_model(self, model: keras.Model | None = None, *, after: Sequence[Hook] = ()) -> keras.Model:
         """Return a new model, or `model`, with the hook on its layer."""
         model = self.model() if model is None else model
-        keras.utils.set_random_seed(_SEED)
+        self.seed()
         return wrap_model(model, [self.new_hook(), *after], where=self.layer.name)
+
+    def seed(self, seed: int = _SEED) -> None:
+        """Seed whatever the hook and the layer may draw by."""
+        if self._draws_by_tensorflow:
+            keras.utils.set_random_seed(seed)
+        else:
+            _keras.seed_past_tensorflow(seed)  # half of the suite's time
+
+    @functools.cached_property
+    def _draws_by_tensorflow(self) -> bool:
+        """Whether the hook or the layer draws by TensorFlow's own seed: the next one is then not the first."""
+        self.__dict__["_draws_by_tensorflow"] = True  # until it is known
+        keras.utils.set_random_seed(_SEED)
+        first = tf.compat.v1.get_seed(None)
+        keras.utils.set_random_seed(_SEED)
+        try:
+            self._use()
+        except Exception:
+            return True  # The checks tell of it.
+        return bool(tf.compat.v1.get_seed(None) != first)
 
     @property
     def data(self) -> list[np.ndarray[Any, Any]]:
@@ -112,6 +133,14 @@ class Example:
     def call_model(self, model: keras.Model, training: bool = False) -> Any:
         """Return what a model, as `model` makes them, gives for the example's input."""
         return model(self.data, training=training)
+
+    def _use(self) -> None:
+        """Make, call and train what checks do."""
+        layer = self.new_layer()
+        wrapper = Wrapper(layer, [self.new_hook()])
+        wrapper.make_ready()
+        self.call(wrapper)
+        self.trained(wrapper, 1)
 
     def loss(self, outputs: Any) -> Any:
         """Return a scalar, of a gradient that is another one for each output; 0 without floating outputs."""

@@ -70,7 +70,7 @@ def _inside(example: Example, kind: type[Holder] | type[HolderModel]) -> None:
     model(inputs)
     place = f"holder/{example.layer.name}" if kind is Holder else example.layer.name
     before = values(model.variables)
-    keras.utils.set_random_seed(7)
+    example.seed()
     wrap_model(model, example.new_hook(), where=place)
     must_be_finite(model(inputs, training=True), "the output in training")
     if example.random_at_inference:

@@ -168,8 +168,9 @@ def _report(job: dict[str, Any], path: Path, strategy: Any) -> dict[str, Any]:
 def _train_in_replicas(job: dict[str, Any], strategy: Any) -> list[list[Any]]:
     """Train as `_train` does, the loss shared by the replicas; return the weights of each."""
     hook, layer = _hook_of(*job["hook"]), keras.saving.deserialize_keras_object(job["layer"])
+    example = Example(hook, layer, job["inputs"], job["arguments"])
+    example.seed()  # for the first time, which it would otherwise be in two replicas
     with strategy.scope():
-        example = Example(hook, layer, job["inputs"], job["arguments"])
         wrapper = example.wrapped()
         loss = example.loss(example.call(wrapper))
         if loss is None or not wrapper.trainable_variables:

@@ -1,13 +1,9 @@
 """The file of an adapter: a zip of NumPy arrays and a text, written whole or not at all, read as anyone's."""
 
-import contextlib
 import io
 import json
 import math
-import os
 import re
-import secrets
-import stat
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +13,7 @@ from typing import IO, Any, Final, TypeAlias
 
 import numpy as np
 
+import kwrap
 from kwrap_lora._errors import AdapterFileError
 
 __all__ = ["Adapter", "SavedLayer", "SavedWeight", "read", "write"]
@@ -87,36 +84,9 @@ class Adapter:
 
 
 def write(adapter: Adapter, path: Path) -> None:
-    """Write a file beside `path`, bring it to the disk, and put it in the place of what is there in one step.
-
-    It has the rights of the file that it replaces, or those of any new file.
-    """
-    target = Path(os.path.realpath(path))  # the file that a link leads to, not the link
-    beside = target.with_name(f".{target.stem[:50]}.{secrets.token_hex(6)}{target.suffix}")
-    try:
-        with open(beside, "xb") as file:
-            if target.exists():
-                beside.chmod(stat.S_IMODE(target.stat().st_mode))
-            _write_zip(adapter, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
-    with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
-        _bring_folder_to_disk(target.parent)
-
-
-def _bring_folder_to_disk(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write a file, whole or not at all: see `kwrap.atomic_write`."""
+    with kwrap.atomic_write(path) as beside, open(beside, "wb") as file:
+        _write_zip(adapter, file)
 
 
 def _write_zip(adapter: Adapter, file: IO[bytes]) -> None:

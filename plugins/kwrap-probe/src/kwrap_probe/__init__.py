@@ -1,7 +1,7 @@
 """Looking at what Keras 3 models do inside, without touching it, as a plugin of kwrap."""
 
 from kwrap_probe._board import TensorBoardWriter
-from kwrap_probe._errors import MissingPackageError, NoFloatingOutputsError, NonFiniteError
+from kwrap_probe._errors import NoFloatingOutputsError, NonFiniteError
 from kwrap_probe._guard import FirstNonFinite, NaNGuard, StopOnNonFinite, first_non_finite
 from kwrap_probe._hook import Probe
 from kwrap_probe._report import Report, Statistics, report
@@ -12,7 +12,6 @@ from kwrap_probe._trace import Trace, shapes
 __all__ = [
     "FeatureTap",
     "FirstNonFinite",
-    "MissingPackageError",
     "NaNGuard",
     "NoFloatingOutputsError",
     "NonFiniteError",

@@ -2,7 +2,7 @@
 
 from kwrap.errors import KwrapError
 
-__all__ = ["MissingPackageError", "NoFloatingOutputsError", "NonFiniteError"]
+__all__ = ["NoFloatingOutputsError", "NonFiniteError"]
 
 
 class NoFloatingOutputsError(KwrapError, TypeError):
@@ -22,14 +22,6 @@ class NonFiniteError(KwrapError, ArithmeticError):
     def __init__(self, path: str, what: str, call: int, inputs_finite: bool) -> None:
         self.path, self.what, self.call, self.inputs_finite = path, what, call, inputs_finite
         super().__init__(told(path, what, call, inputs_finite))
-
-
-class MissingPackageError(KwrapError, ImportError):
-    """A package is not installed that only some functions need."""
-
-    def __init__(self, function: str, package: str) -> None:
-        self.function, self.package = function, package
-        super().__init__(f"{function} needs {package}, which is not installed: pip install {package}", name=package)
 
 
 def told(path: str, what: str, call: int | None = None, inputs_finite: bool | None = None) -> str:

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kwrap.errors import OptionValueError
-from kwrap_probe._errors import MissingPackageError
+import kwrap
+from kwrap.errors import MissingPackageError, OptionValueError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,12 +29,8 @@ def save_plot(report: Any, path: str | os.PathLike[str]) -> Path:
     if kind not in known:
         problem = f"has a suffix that matplotlib does not write; there are: {', '.join(known)}"
         raise OptionValueError("Report.plot", "path", str(path), problem)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with kwrap.atomic_write(path) as unfinished:
         figure.savefig(unfinished, format=kind)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

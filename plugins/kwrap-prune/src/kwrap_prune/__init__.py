@@ -2,7 +2,7 @@
 
 from kwrap_prune._checks import kwrap_check_plan
 from kwrap_prune._criteria import Criterion, Magnitude
-from kwrap_prune._history import MissingPackageError, PruningHistory, PruningRecord
+from kwrap_prune._history import PruningHistory, PruningRecord
 from kwrap_prune._hook import Prune
 from kwrap_prune._report import Report, WeightReport, report
 from kwrap_prune._schedules import ConstantSparsity, CosineDecay, PolynomialDecay, Schedule
@@ -15,7 +15,6 @@ __all__ = [
     "CosineDecay",
     "Criterion",
     "Magnitude",
-    "MissingPackageError",
     "NonFiniteWeightsWarning",
     "PolynomialDecay",
     "Prune",

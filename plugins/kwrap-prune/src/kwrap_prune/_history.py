@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap.errors import AbsentHookError, KwrapError, OptionValueError
+from kwrap.errors import AbsentHookError, MissingPackageError, OptionValueError
 from kwrap_prune._hook import Prune
 from kwrap_prune._options import checked_int
 from kwrap_prune._targets import pruned_targets, values_of
@@ -19,17 +19,9 @@ from kwrap_prune._targets import pruned_targets, values_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["MissingPackageError", "PruningHistory", "PruningRecord"]
+__all__ = ["PruningHistory", "PruningRecord"]
 
 MOST_CURVES = 10  # of single layers: with more, none can be told from the others
-
-
-class MissingPackageError(KwrapError, ImportError):
-    """A package is not installed that only some functions need."""
-
-    def __init__(self, function: str, package: str) -> None:
-        self.function, self.package = function, package
-        super().__init__(f"{function} needs {package}, which is not installed: pip install {package}", name=package)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +104,8 @@ class PruningHistory(keras.callbacks.Callback):
         if kind not in known:
             problem = f"has a suffix that matplotlib does not write; there are: {', '.join(known)}"
             raise OptionValueError("PruningHistory.plot", "path", str(path), problem)
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with kwrap.atomic_write(path) as unfinished:
             figure.savefig(unfinished, format=kind)
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         return path
 
     def _add(self, logs: dict[str, Any] | None) -> None:
