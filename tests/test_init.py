@@ -8,6 +8,8 @@ import kwrap
 
 # A name enters with the issue that builds it.
 PUBLIC = [
+    "Graph",
+    "GraphCall",
     "Hook",
     "Kernel",
     "NonFinite",
@@ -30,6 +32,7 @@ PUBLIC = [
     "load_model",
     "plan",
     "plugins",
+    "read_graph",
     "registered",
     "save_model",
     "testing",

@@ -7,6 +7,7 @@ import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, the
 from kwrap import errors, hookspecs
 from kwrap._checking import NonFinite, check
 from kwrap._files import save_model
+from kwrap._graph import Graph, GraphCall, read_graph
 from kwrap._hook import Hook, Rule
 from kwrap._kernel import Kernel, kernel
 from kwrap._loading import load_model
@@ -19,6 +20,8 @@ from kwrap._wrapper import Wrapper
 from kwrap.hookspecs import hookimpl
 
 __all__ = [
+    "Graph",
+    "GraphCall",
     "Hook",
     "Kernel",
     "NonFinite",
@@ -41,6 +44,7 @@ __all__ = [
     "load_model",
     "plan",
     "plugins",
+    "read_graph",
     "registered",
     "save_model",
     "testing",
