@@ -25,6 +25,7 @@ PUBLIC = [
     "collect",
     "errors",
     "find_hooks",
+    "find_layers",
     "hook",
     "hookimpl",
     "hookspecs",

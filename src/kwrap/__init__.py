@@ -15,6 +15,7 @@ from kwrap._model import bypass, clone_function, clone_model, collect, find_hook
 from kwrap._plan import Plan, Problem
 from kwrap._plugins import plugins
 from kwrap._registry import hook, registered, use
+from kwrap._selection import find_layers
 from kwrap._targets import WeightTarget, weight_targets
 from kwrap._wrapper import Wrapper
 from kwrap.hookspecs import hookimpl
@@ -37,6 +38,7 @@ __all__ = [
     "collect",
     "errors",
     "find_hooks",
+    "find_layers",
     "hook",
     "hookimpl",
     "hookspecs",
