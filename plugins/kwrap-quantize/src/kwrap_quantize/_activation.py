@@ -1,9 +1,7 @@
 """QuantizeActivation: rounding within a layer, before its activation and between the operators that this is made of."""
 
-import threading
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 import keras
@@ -11,9 +9,10 @@ import tensorflow as tf
 
 import kwrap
 from kwrap_quantize._fake import rounded
-from kwrap_quantize._hooks import Activations
+from kwrap_quantize._activations import Activations
 from kwrap_quantize._modes import observer
 from kwrap_quantize._roles import activation_name
+from kwrap_quantize._swap import Instead
 
 __all__ = ["QuantizeActivation", "fixed_range", "has_steps"]
 
@@ -51,7 +50,7 @@ class QuantizeActivation(Activations):
             _original=layer.activation,
             _steps=_STEPS.get(activation_name(layer)),
             _of=weakref.ref(layer),
-            _calls=0,
+            _instead=Instead("activation"),
         )
         super().build(layer)
 
@@ -62,7 +61,7 @@ class QuantizeActivation(Activations):
 
     def call(self, call_next: Callable[..., Any], inputs: Any, *, training: Any) -> Any:
         """Return the layer's outputs, with another activation for the time of its call."""
-        with self._instead(lambda sums: self._activated(sums, training)):
+        with self._instead(self._of(), lambda sums: self._activated(sums, training)):
             return call_next(inputs)
 
     def _activated(self, sums: Any, training: Any) -> Any:
@@ -71,25 +70,6 @@ class QuantizeActivation(Activations):
         if self._steps is None or observer() is not None:
             return self._original(sums)
         return self._steps(sums, self.bits, self.symmetric)
-
-    @contextmanager
-    def _instead(self, activation: Callable[[Any], Any]) -> Iterator[None]:
-        """Give the layer another activation; calls of replicas run into each other, and share the first one's."""
-        attributes = vars(self._of())
-        with _lock:
-            if self._calls == 0:
-                attributes["activation"] = activation
-            self.__dict__["_calls"] += 1
-        try:
-            yield
-        finally:
-            with _lock:
-                self.__dict__["_calls"] -= 1
-                if self._calls == 0:
-                    attributes["activation"] = self._original
-
-
-_lock = threading.Lock()
 
 
 def fixed_range(activation: str, bits: int, symmetric: bool) -> tuple[float, float] | None:

@@ -1,6 +1,6 @@
 """quantize: where rounding stands in a graph, so that LiteRT computes all of it in integers."""
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,8 +9,11 @@ import keras
 import kwrap
 from kwrap.errors import ModelTypeError, RuleError
 from kwrap_quantize._activation import QuantizeActivation, fixed_range, has_steps
+from kwrap_quantize._affine import OneOperator
+from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
-from kwrap_quantize._hooks import QuantizeInput, QuantizeOutput, QuantizeWeights
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
+from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize._roles import Role, activation_name, role_of, why_float
 
 __all__ = ["quantize"]
@@ -26,7 +29,9 @@ class _Needs:
     layer: keras.Layer
     weights: bool = False
     inputs: int = 0  # of how many tensors that it takes
+    between: bool = False
     activation: bool = False
+    one_operator: bool = False
     outputs: int = 0  # of how many tensors that it gives
 
 
@@ -49,8 +54,10 @@ class _Walk:
 
     def _visit(self, call: kwrap.GraphCall) -> None:
         role = self._role(call)
-        if role is Role.FLOAT:
-            self._leave(call)
+        alone = role is Role.SCALING or (role is Role.NORM and not self._pending.intersection(call.inputs))
+        reason = self._why_float(call, alone)
+        if reason is not None:
+            self.reasons[call.path or call.operation.name] = reason
             return
         layer, path = call.operation, str(call.path)
         needs = self.needs.setdefault(path, _Needs(layer))
@@ -58,7 +65,9 @@ class _Walk:
         if any(number not in self._rounded and number not in self._pending for number in floats):
             needs.inputs = len(floats)
         needs.weights |= role in (Role.WEIGHTED, Role.LOOKUP)
+        needs.between |= isinstance(layer, QuantizeBetween.layer_type)
         needs.activation |= has_steps(layer)
+        needs.one_operator |= alone
         if role is Role.LOOKUP or role is Role.MOVING:
             self._rounded.update(call.outputs)
         elif self._is_fused_further(call, role):
@@ -70,14 +79,17 @@ class _Walk:
     def _role(self, call: kwrap.GraphCall) -> Role:
         return Role.FLOAT if call.path in self.left_alone else role_of(call.operation)
 
-    def _leave(self, call: kwrap.GraphCall) -> None:
-        """Note a call that stays in float, and why."""
-        reason = self.left_alone.get(call.path or "") or why_float(call.operation)
-        self.reasons[call.path or call.operation.name] = str(reason)
+    def _why_float(self, call: kwrap.GraphCall, alone: bool) -> str | None:
+        """Return why a call stays in float; None if it does not."""
+        if call.path in self.left_alone:
+            return self.left_alone[call.path]
+        if alone and len(self.graph.tensors[call.inputs[0]].shape) != 4:
+            return "nothing that it could be part of comes before it; by itself LiteRT has it for images only"
+        return why_float(call.operation)
 
     def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
         """Tell whether the next layer, and no other, takes the result within the same operator."""
-        if role in (Role.RANGED, Role.FUSED) or activation_name(call.operation) != "linear":
+        if role in (Role.RANGED, Role.FUSED, Role.SCALING) or activation_name(call.operation) != "linear":
             return False
         (result,) = call.outputs
         takers = self._takers[result]
@@ -180,24 +192,33 @@ def _weight_rules(
 
 
 def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap.Rule]:
-    """Yield the rules for activations, one for each kind of hook and its options."""
-    groups: dict[tuple[type[kwrap.Hook], Any, int], set[int]] = {}
-    for needs in walk.needs.values():
-        layer = needs.layer
-        if needs.inputs:
-            groups.setdefault((QuantizeInput, options["range"], needs.inputs), set()).add(id(layer))
-        if needs.activation:
-            groups.setdefault((QuantizeActivation, options["range"], 1), set()).add(id(layer))
-        if needs.outputs:
-            fixed = fixed_range(_activation(layer), options["bits"], options["symmetric"])
-            groups.setdefault((QuantizeOutput, fixed or options["range"], needs.outputs), set()).add(id(layer))
-    for (hook, range_, tensors), chosen in groups.items():
-        instance = hook(**{**options, "range": range_, "tensors": tensors})
-        yield instance.at(lambda layer, path, chosen=chosen: id(layer) in chosen)
+    """Yield the rules for activations, one for each hook with its options; the outermost first."""
+    moving = {**options, "tensors": 1}
+    for kind, options_of in (
+        (QuantizeOutput, lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs}),
+        (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
+        (QuantizeBetween, lambda needs: needs.between and moving),
+        (QuantizeActivation, lambda needs: needs.activation and moving),
+        (OneOperator, lambda needs: needs.one_operator and {}),
+    ):
+        yield from _rules(kind, [(needs.layer, options_of(needs)) for needs in walk.needs.values()])
 
 
-def _activation(layer: keras.Layer) -> str:
-    return "softmax" if isinstance(layer, keras.layers.Softmax) else activation_name(layer)
+def _rules(kind: type[kwrap.Hook], chosen: Iterable[tuple[keras.Layer, Any]]) -> Iterator[kwrap.Rule]:
+    """Yield the rules of one kind of hook; a layer's options are a dict, or false where it has no such hook."""
+    groups: dict[tuple[tuple[str, Any], ...], set[int]] = {}
+    for layer, options in chosen:
+        if isinstance(options, dict):
+            groups.setdefault(tuple(options.items()), set()).add(id(layer))
+    for options, layers in groups.items():
+        yield kind(**dict(options)).at(lambda layer, path, layers=layers: id(layer) in layers)
+
+
+def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the hook on a layer's outputs: a fixed range where LiteRT's kernel has one."""
+    name = "softmax" if isinstance(layer, keras.layers.Softmax) else activation_name(layer)
+    fixed = fixed_range(name, options["bits"], options["symmetric"])
+    return {**options, "range": fixed or options["range"]}
 
 
 def _is_float(tensor: keras.KerasTensor) -> bool:

@@ -22,6 +22,8 @@ class Role(Enum):
     ARITHMETIC = "arithmetic"
     # Gives the result a range of its own; nothing is fused.
     RANGED = "ranged"
+    # Multiplied and added, all of it or a channel.
+    SCALING = "scaling"
     # Moves or leaves out numbers: the result has the range of what it takes.
     MOVING = "moving"
     # Takes rows of a rounded table.
@@ -51,9 +53,7 @@ _RANGED: Final = (
     layers.LeakyReLU,
     layers.Maximum,
     layers.Minimum,
-    layers.Normalization,
     layers.PReLU,
-    layers.Rescaling,
     layers.Softmax,
 )
 _MOVING: Final = (
@@ -85,6 +85,7 @@ _BY_ROLE: Final = (
     (Role.NORM, (layers.BatchNormalization,)),
     (Role.ARITHMETIC, _ARITHMETIC),
     (Role.RANGED, _RANGED),
+    (Role.SCALING, (layers.Normalization, layers.Rescaling)),
     (Role.MOVING, _MOVING),
     (Role.LOOKUP, (layers.Embedding,)),
 )
