@@ -8,7 +8,7 @@ import keras
 
 import kwrap
 from kwrap.errors import ModelTypeError, RuleError
-from kwrap_quantize._activation import QuantizeActivation, fixed_range, has_steps
+from kwrap_quantize._activation import ActivationSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
 from kwrap_quantize._affine import OneOperator
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
@@ -31,6 +31,7 @@ class _Needs:
     inputs: int = 0  # of how many tensors that it takes
     between: bool = False
     activation: bool = False
+    steps: bool = False
     one_operator: bool = False
     outputs: int = 0  # of how many tensors that it gives
 
@@ -66,7 +67,8 @@ class _Walk:
             needs.inputs = len(floats)
         needs.weights |= role in (Role.WEIGHTED, Role.LOOKUP)
         needs.between |= isinstance(layer, QuantizeBetween.layer_type)
-        needs.activation |= has_steps(layer)
+        needs.activation |= is_rounded_before(layer)
+        needs.steps |= has_steps(layer)
         needs.one_operator |= alone
         if role is Role.LOOKUP or role is Role.MOVING:
             self._rounded.update(call.outputs)
@@ -199,6 +201,7 @@ def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap
         (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
         (QuantizeBetween, lambda needs: needs.between and moving),
         (QuantizeActivation, lambda needs: needs.activation and moving),
+        (ActivationSteps, lambda needs: needs.steps and {name: options[name] for name in ("bits", "symmetric")}),
         (OneOperator, lambda needs: needs.one_operator and {}),
     ):
         yield from _rules(kind, [(needs.layer, options_of(needs)) for needs in walk.needs.values()])

@@ -6,7 +6,7 @@ from typing import Any, Final
 import keras
 from keras import layers
 
-__all__ = ["Role", "activation_name", "is_fusable", "role_of", "why_float"]
+__all__ = ["CLIPS", "Role", "activation_name", "is_fusable", "name_of", "role_of", "why_float"]
 
 
 class Role(Enum):
@@ -90,7 +90,7 @@ _BY_ROLE: Final = (
     (Role.LOOKUP, (layers.Embedding,)),
 )
 # Activations of which LiteRT has an operator in integers, and those that it clips within the operator before them.
-_CLIPS: Final = ("linear", "relu", "relu6")
+CLIPS: Final = ("linear", "relu", "relu6")
 _INTEGER: Final = ("elu", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
 
 
@@ -118,22 +118,27 @@ def why_float(layer: keras.Operation) -> str | None:
     if _is(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
         return f"it normalizes axis {layer.axis}; only the last one is multiplied within a convolution"
     name = activation_name(layer)
-    if _is(layer, layers.Activation) and name not in _CLIPS and name not in _INTEGER:
+    if _is(layer, layers.Activation) and name not in CLIPS and name not in _INTEGER:
         return f"LiteRT has no operator in integers for the activation {name}"
     return None
 
 
 def activation_name(layer: keras.Layer) -> str:
     """Return the name of the activation that a layer applies within its call: "linear" for none."""
-    activation: Any = getattr(layer, "activation", None)
-    return "linear" if activation is None else str(getattr(activation, "__name__", type(activation).__name__))
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else name_of(activation)
+
+
+def name_of(activation: Any) -> str:
+    """Return the name of an activation, a function or a layer."""
+    return str(getattr(activation, "__name__", type(activation).__name__))
 
 
 def is_fusable(layer: keras.Layer) -> bool:
     """Tell whether what a ReLU or Activation does is done within the operator before it."""
     if _is(layer, layers.ReLU):
         return layer.max_value in (None, 6) and not layer.negative_slope and not layer.threshold
-    return activation_name(layer) in _CLIPS
+    return activation_name(layer) in CLIPS
 
 
 def _is(layer: keras.Layer, *classes: type[keras.Layer]) -> bool:
