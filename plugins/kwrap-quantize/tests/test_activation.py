@@ -6,7 +6,7 @@ from keras import layers
 import kwrap
 from kwrap.errors import HookCallError
 from kwrap_quantize import QuantizeActivation
-from kwrap_quantize._activation import ActivationSteps, fixed_range
+from kwrap_quantize._activation import QuantizeSteps, fixed_range
 
 VALUES = np.linspace(-7, 7, 60, dtype="float32").reshape(4, 15)
 
@@ -35,7 +35,7 @@ REFERENCES = {
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_activations_are_rounded_between_their_operators(name):
-    model = wrapped(layers.Activation(name, name="activation"), ActivationSteps())
+    model = wrapped(layers.Activation(name, name="activation"), QuantizeSteps())
     assert np.allclose(model(VALUES), REFERENCES[name](VALUES), atol=1e-5)
 
 

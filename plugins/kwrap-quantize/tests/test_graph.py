@@ -59,7 +59,7 @@ def test_what_two_layers_take_is_rounded_before_them():
     norm = layers.BatchNormalization(name="norm")(conv)
     outputs = layers.Add(name="add")([norm, conv])
     plan = quantize(keras.Model(image, layers.ReLU(name="relu")(outputs)))
-    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "norm": [GIVEN, "one_operator"], "relu": [GIVEN]}
+    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "norm": [GIVEN, "quantize_normalization"], "relu": [GIVEN]}
 
 
 def test_a_result_of_the_model_is_rounded_before_what_else_takes_it():
