@@ -87,7 +87,7 @@ def _convert(model: keras.Model, input_dtype: IOType, output_dtype: IOType, batc
 def _signature(model: keras.Model, batch_size: int | None) -> Any:
     """Return what the model is exported for; None, for Keras to say it, where its inputs are not known."""
     try:
-        inputs = model.input
+        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     except AttributeError:
         return None
 
