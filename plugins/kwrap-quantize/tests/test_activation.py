@@ -27,7 +27,6 @@ def wrapped(layer, *hooks, shape=(15,)):
 
 REFERENCES = {
     "silu": lambda values: values * grid(sigmoid(values), 0, 255 / 256),
-    "hard_silu": lambda values: values * np.clip(values + 3, 0, 6) / 6,
     "hard_sigmoid": lambda values: grid(np.clip(values + 3, 0, 6), 0, 6) / 6,
     "tanh": np.tanh,
 }
