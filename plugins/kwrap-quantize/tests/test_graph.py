@@ -110,13 +110,20 @@ def test_what_is_concatenated_is_rounded_once_on_one_grid():
     assert hooks(plan) == {"left": [WEIGHTS, TAKEN], "right": [WEIGHTS, TAKEN], "join": [GIVEN]}
 
 
-def test_operations_that_are_no_layers_stay_and_what_they_give_is_rounded_where_it_is_taken():
+def test_what_operations_give_that_are_no_layers_is_rounded_where_it_is_taken():
     image = keras.Input((4,))
     hidden = layers.Dense(4, name="first")(image)
-    plan = quantize(keras.Model(image, layers.Dense(2, name="last")(hidden + hidden)))
+    plan = quantize(keras.Model(image, layers.Dense(2, name="last")(hidden + hidden)), strict=True)
     assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "last": [WEIGHTS, GIVEN, TAKEN]}
-    (reason,) = reasons(plan).values()
-    assert "no layer" in reason
+    clipped = layers.ReLU(6.0, name="relu")(hidden + 3.0) * (1 / 6)
+    plan = quantize(keras.Model(image, layers.Multiply(name="product")([hidden, clipped])), strict=True)
+    assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "relu": [GIVEN], "product": [GIVEN, TAKEN]}
+
+
+def test_an_operation_that_gives_a_result_of_the_model_is_told():
+    image = keras.Input((4,))
+    plan = quantize(keras.Model(image, layers.Dense(4, name="first")(image) + 1.0))
+    assert "Add is no layer" in next(iter(reasons(plan).values()))
 
 
 def test_a_shared_nested_model_is_seen_through():

@@ -14,7 +14,7 @@ from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._weights import QuantizeWeights
-from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, role_of, why_float
+from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, is_arithmetic, role_of, why_float
 
 __all__ = ["quantize"]
 
@@ -55,6 +55,8 @@ class _Walk:
 
     def _visit(self, call: kwrap.GraphCall) -> None:
         role = self._role(call)
+        if is_arithmetic(call.operation) and self._is_rounded_later(call):
+            return
         alone = role is Role.SCALING or (role is Role.NORM and not self._pending.intersection(call.inputs))
         reason = self._why_float(call, alone)
         if reason is not None:
@@ -88,6 +90,15 @@ class _Walk:
         if alone and len(self.graph.tensors[call.inputs[0]].shape) > 4:
             return "no convolution comes before it; by itself LiteRT has it for tensors of up to 4 axes"
         return why_float(call.operation)
+
+    def _is_rounded_later(self, call: kwrap.GraphCall) -> bool:
+        """Tell whether all that take the result of an operation have hooks, which round it, or have it fused."""
+        if self._is_fused_further(call, Role.ARITHMETIC):
+            self._pending.update(call.outputs)
+        takers = [taker for number in call.outputs for taker in self._takers[number]]
+        return bool(takers) and all(
+            self._role(taker) is not Role.FLOAT or is_arithmetic(taker.operation) for taker in takers
+        )
 
     def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
         """Tell whether the next layer, and no other, takes the result without a grid of its own."""
