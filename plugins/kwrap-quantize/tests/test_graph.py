@@ -170,7 +170,11 @@ def test_strict_allows_nothing_in_float_but_what_is_excluded():
     with pytest.raises(FloatLayerError, match="selu: LiteRT has no operator") as caught:
         quantize(model, strict=True)
     assert list(caught.value.reasons) == ["selu"]
-    assert hooks(quantize(model, strict=True, exclude="selu")) == hooks(quantize(model)) == {"dense": [WEIGHTS, GIVEN, TAKEN]}
+    assert (
+        hooks(quantize(model, strict=True, exclude="selu"))
+        == hooks(quantize(model))
+        == {"dense": [WEIGHTS, GIVEN, TAKEN]}
+    )
 
 
 def test_a_subclass_with_a_call_of_its_own_is_another_layer():
@@ -194,7 +198,7 @@ class Subclassed(keras.Model):
 
 
 def test_a_model_without_a_graph_is_an_error_that_names_the_hooks():
-    with pytest.raises(GraphNotSeenError, match="QuantizeWeights.*QuantizeOutput.*QuantizeInput"):
+    with pytest.raises(GraphNotSeenError, match=r"QuantizeWeights.*QuantizeOutput.*QuantizeInput"):
         quantize(Subclassed())
 
 

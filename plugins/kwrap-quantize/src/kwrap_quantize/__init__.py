@@ -18,6 +18,7 @@ from kwrap_quantize._graph_errors import (
     FloatLayerError,
     FloatOperatorError,
     GraphNotSeenError,
+    LiteRTBitsError,
     MissingLiteRTError,
 )
 from kwrap_quantize._litert import to_litert
@@ -35,6 +36,7 @@ __all__ = [
     "FloatOperatorError",
     "FreezeRanges",
     "GraphNotSeenError",
+    "LiteRTBitsError",
     "LiteRTReport",
     "MissingLiteRTError",
     "NoFloatingTensorsError",

@@ -8,13 +8,13 @@ import keras
 
 import kwrap
 from kwrap.errors import ModelTypeError, RuleError
-from kwrap_quantize._activation import QuantizeSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
-from kwrap_quantize._normalization import QuantizeNormalization
+from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps, fixed_range, has_steps, is_rounded_before
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
-from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
-from kwrap_quantize._weights import QuantizeWeights
+from kwrap_quantize._normalization import QuantizeNormalization
 from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, is_arithmetic, role_of, why_float
+from kwrap_quantize._weights import QuantizeWeights
 
 __all__ = ["quantize"]
 
@@ -142,8 +142,8 @@ def quantize(
     Kernels are rounded by QuantizeWeights; results by QuantizeOutput, after all that the converter fuses into one
     operator: a convolution or dense layer, its BatchNormalization, its ReLU. What the model takes is rounded by
     QuantizeInput at the first layers, and what is between the operators of one layer, as before its softmax, by
-    QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; of these,
-    only kernels are rounded. Nothing changes before `Plan.apply()`.
+    QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; only
+    their kernels are rounded. Nothing changes before `Plan.apply()`.
 
     Args:
         model: a Functional or built Sequential model, nested ones among them seen through.
@@ -221,7 +221,10 @@ def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap
     """Yield the rules for activations, one for each hook with its options; the outermost first."""
     moving = {**options, "tensors": 1}
     for kind, options_of in (
-        (QuantizeOutput, lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs}),
+        (
+            QuantizeOutput,
+            lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs},
+        ),
         (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
         (QuantizeBetween, lambda needs: needs.between and moving),
         (QuantizeActivation, lambda needs: needs.activation and moving),

@@ -65,7 +65,7 @@ def _operator(model: Any, graph: Any, operator: Any) -> Operator:
 
 
 def _name(given: Sequence[Any], computed_from: Sequence[Any]) -> str:
-    """Return the name of the first result, and where that is the name of a result of the file, of what it is made of."""
+    """Return the name of the first result; where it is one of the file, also that of what it is made of."""
     name = given[0].Name().decode() if given else ""
     if "PartitionedCall" not in name or not computed_from:
         return str(name)

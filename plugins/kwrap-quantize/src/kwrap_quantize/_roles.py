@@ -6,7 +6,18 @@ from typing import Any, Final
 import keras
 from keras import layers
 
-__all__ = ["CLIPS", "ONE_RANGE", "Role", "activation_name", "fuses_norm", "is_arithmetic", "is_fusable", "name_of", "role_of", "why_float"]
+__all__ = [
+    "CLIPS",
+    "ONE_RANGE",
+    "Role",
+    "activation_name",
+    "fuses_norm",
+    "is_arithmetic",
+    "is_fusable",
+    "name_of",
+    "role_of",
+    "why_float",
+]
 
 
 class Role(Enum):

@@ -38,4 +38,4 @@ class Instead:
                 self._calls -= 1
                 if self._calls == 0:
                     attributes.pop(self.name)
-                    attributes.update({self.name: own for own in self._own})
+                    attributes.update((self.name, own) for own in self._own)
