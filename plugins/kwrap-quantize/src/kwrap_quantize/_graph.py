@@ -1,6 +1,6 @@
 """quantize: where rounding stands in a graph, so that LiteRT computes all of it in integers."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -85,7 +85,7 @@ class _Walk:
 
     def _why_float(self, call: kwrap.GraphCall, alone: bool) -> str | None:
         """Return why a call stays in float; None if it does not."""
-        if call.path in self.left_alone:
+        if call.path is not None and call.path in self.left_alone:
             return self.left_alone[call.path]
         if alone and len(self.graph.tensors[call.inputs[0]].shape) > 4:
             return "no convolution comes before it; by itself LiteRT has it for tensors of up to 4 axes"
@@ -241,7 +241,12 @@ def _rules(kind: type[kwrap.Hook], chosen: Iterable[tuple[keras.Layer, Any]]) ->
         if isinstance(options, dict):
             groups.setdefault(tuple(options.items()), set()).add(id(layer))
     for options, layers in groups.items():
-        yield kind(**dict(options)).at(lambda layer, path, layers=layers: id(layer) in layers)
+        yield kind(**dict(options)).at(_one_of(layers))
+
+
+def _one_of(layers: Container[int]) -> Callable[[keras.Layer, str], bool]:
+    """Return a `where` that means the layers of these ids."""
+    return lambda layer, path: id(layer) in layers
 
 
 def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,4 +257,4 @@ def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, A
 
 
 def _is_float(tensor: keras.KerasTensor) -> bool:
-    return keras.backend.is_float_dtype(tensor.dtype)
+    return bool(keras.backend.is_float_dtype(tensor.dtype))
