@@ -4,6 +4,7 @@ from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._calibrating import calibrate
+from kwrap_quantize._checks import kwrap_check_plan
 from kwrap_quantize._errors import (
     CalibrationError,
     NoFloatingTensorsError,
@@ -55,6 +56,7 @@ __all__ = [
     "TensorRange",
     "calibrate",
     "freeze_ranges",
+    "kwrap_check_plan",
     "quantize",
     "ranges",
     "require_ranges",
