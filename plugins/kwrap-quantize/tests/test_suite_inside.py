@@ -2,7 +2,7 @@ import keras
 import numpy as np
 
 import kwrap.testing
-from kwrap_quantize import QuantizeActivation, QuantizeBetween, QuantizeNormalization, QuantizeSteps
+from kwrap_quantize import QuantizeActivation, QuantizeBetween
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(2, 3)).astype("float32")
@@ -14,7 +14,10 @@ class TestHooksInside(kwrap.testing.HookSuite):
     examples = (
         (QuantizeActivation(6, **OPTIONS), keras.layers.Dense(4, activation="silu", name="dense"), ROWS),
         (QuantizeBetween(6, **OPTIONS), keras.layers.SeparableConv2D(4, 3, name="separable"), IMAGES),
-        (QuantizeSteps(6, symmetric=True), keras.layers.Activation("hard_sigmoid", name="activation"), ROWS),
-        (QuantizeNormalization(), keras.layers.BatchNormalization(name="norm"), IMAGES),
     )
+    skip = {  # noqa: RUF012 - as HookSuite has it
+        "gradients_match_finite_differences": "rounding has no slope: its gradient is straight-through",
+        "every_option_is_tried": "`tensors` is 1: there is one tensor in between",
+        "old_files_load": "those in tests/saved are of the hooks in test_suite.py",
+    }
     bad_options = ({"bits": 1}, {"range": "first"}, {"symmetric": 1})
