@@ -79,7 +79,10 @@ class Activations(kwrap.Hook):
             NoFloatingTensorsError: none is floating.
             TensorCountError: there are more or fewer than the hook has ranges for.
         """
-        floating = [leaf for leaf in keras.tree.flatten(tensors) if _is_floating(leaf)]
+        leaves = keras.tree.flatten(tensors)
+        if self.in_trial and any(isinstance(leaf, tf.SparseTensor) for leaf in leaves):
+            return tensors  # Keras' graph takes `x * 2.0` for sparse; when it is called it is not
+        floating = [leaf for leaf in leaves if _is_floating(leaf)]
         if not floating:
             raise NoFloatingTensorsError(self.name, self.path, self.what)
         if len(floating) != self.tensors:
@@ -98,7 +101,9 @@ class Activations(kwrap.Hook):
         if training:
             low, high = self._move(tensors)
         elif ranges_are_constants():
-            low, high = (tf.constant(keras.ops.convert_to_numpy(end.value)) for end in (self.minimum, self.maximum))
+            with tf.init_scope():  # out of the graph that is traced
+                ends = [keras.ops.convert_to_numpy(end.value) for end in (self.minimum, self.maximum)]
+            low, high = map(tf.constant, ends)
         else:
             low, high, seen = (tf.convert_to_tensor(end.value) for end in (self.minimum, self.maximum, self.seen))
             return [

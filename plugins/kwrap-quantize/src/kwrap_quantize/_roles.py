@@ -1,0 +1,168 @@
+"""Roles: what LiteRT makes of a Keras layer in integers, and so where rounding has to stand."""
+
+from enum import Enum
+from typing import Any, Final
+
+import keras
+from keras import layers
+
+__all__ = [
+    "CLIPS",
+    "ONE_RANGE",
+    "Role",
+    "activation_name",
+    "fuses_norm",
+    "is_arithmetic",
+    "is_fusable",
+    "name_of",
+    "role_of",
+    "why_float",
+]
+
+
+class Role(Enum):
+    """What a layer is to the integers around it."""
+
+    # Weights and a sum: the kernel is rounded, and the result, after what the converter fuses into the operator.
+    WEIGHTED = "weighted"
+    # A normalization, fused into the weights before it; by itself it is multiplied and added a channel.
+    NORM = "norm"
+    # Clips what comes before it, within the same operator.
+    FUSED = "fused"
+    # Sums and products of activations: the result has a range of its own; what clips it is fused.
+    ARITHMETIC = "arithmetic"
+    # Gives the result a range of its own; nothing is fused.
+    RANGED = "ranged"
+    # Multiplied and added, all of it or a channel.
+    SCALING = "scaling"
+    # Puts tensors together on one grid: of what it takes, none has one of its own.
+    JOINING = "joining"
+    # Moves, leaves out or averages numbers: the result has the range of what it takes.
+    MOVING = "moving"
+    # Takes rows of a rounded table.
+    LOOKUP = "lookup"
+    # Computes in float.
+    FLOAT = "float"
+
+
+_WEIGHTED: Final = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Dense,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+_ARITHMETIC: Final = (layers.Add, layers.Multiply, layers.Subtract)
+_RANGED: Final = (
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.LeakyReLU,
+    layers.Softmax,
+)
+_JOINING: Final = (layers.Concatenate, layers.Maximum, layers.Minimum)
+_MOVING: Final = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Dropout,
+    layers.Flatten,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.Identity,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.Permute,
+    layers.RepeatVector,
+    layers.Reshape,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+)
+# The converter moves the axes of these kernels in ways that ranges of channels do not survive.
+ONE_RANGE: Final = (layers.Conv1D, layers.Conv2DTranspose, layers.DepthwiseConv1D, layers.SeparableConv1D)
+_BY_ROLE: Final = (
+    (Role.WEIGHTED, _WEIGHTED),
+    (Role.NORM, (layers.BatchNormalization,)),
+    (Role.ARITHMETIC, _ARITHMETIC),
+    (Role.RANGED, _RANGED),
+    (Role.SCALING, (layers.Normalization, layers.Rescaling)),
+    (Role.JOINING, _JOINING),
+    (Role.MOVING, _MOVING),
+    (Role.LOOKUP, (layers.Embedding,)),
+)
+# Activations of which LiteRT has an operator in integers, and those that it clips within the operator before them.
+CLIPS: Final = ("linear", "relu", "relu6")
+_INTEGER: Final = ("gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
+
+
+def is_arithmetic(operation: keras.Operation) -> bool:
+    """Tell whether `operation` is a sum, difference or product of tensors, and no layer: `x + y`."""
+    return not isinstance(operation, keras.Layer) and type(operation).__name__ in ("Add", "Multiply", "Subtract")
+
+
+def role_of(layer: keras.Operation) -> Role:
+    """Return what `layer` is to the integers around it; FLOAT for what LiteRT has no integers for, see `why_float`."""
+    if not isinstance(layer, keras.Layer) or why_float(layer):
+        return Role.FLOAT
+    if _is(layer, layers.ReLU):
+        return Role.FUSED if is_fusable(layer) else Role.RANGED
+    if _is(layer, layers.Activation):
+        return Role.FUSED if is_fusable(layer) else Role.RANGED
+    return next(role for role, classes in _BY_ROLE if _is(layer, *classes))
+
+
+def why_float(layer: keras.Operation) -> str | None:
+    """Return why `layer` is left in float; None if it is not."""
+    kind = type(layer).__name__
+    if not isinstance(layer, keras.Layer):
+        return f"the operation {kind} is no layer, and has no place for a hook: its result is not rounded"
+    known = any(_is(layer, *classes) for _, classes in _BY_ROLE) or _is(layer, layers.ReLU, layers.Activation)
+    if not known:
+        return f"LiteRT has no operator in integers for a {kind} that kwrap-quantize knows of"
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "its data format is channels_first; LiteRT's operators are channels_last"
+    if _is(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
+        return f"it normalizes axis {layer.axis}; only the last one is multiplied within a convolution"
+    name = activation_name(layer)
+    if _is(layer, layers.Activation) and name not in CLIPS and name not in _INTEGER:
+        return f"LiteRT has no operator in integers for the activation {name}"
+    return None
+
+
+def fuses_norm(layer: keras.Operation) -> bool:
+    """Tell whether a BatchNormalization after `layer` becomes part of its kernel, rounded as this is."""
+    return _is(layer, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+
+
+def activation_name(layer: keras.Layer) -> str:
+    """Return the name of the activation that a layer applies within its call: "linear" for none."""
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else name_of(activation)
+
+
+def name_of(activation: Any) -> str:
+    """Return the name of an activation, a function or a layer."""
+    return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def is_fusable(layer: keras.Layer) -> bool:
+    """Tell whether what a ReLU or Activation does is done within the operator before it."""
+    if _is(layer, layers.ReLU):
+        return layer.max_value in (None, 6) and not layer.negative_slope and not layer.threshold
+    return activation_name(layer) in CLIPS
+
+
+def _is(layer: keras.Layer, *classes: type[keras.Layer]) -> bool:
+    """Tell whether `layer` computes as one of these classes: a subclass with a `call` of its own does not."""
+    return any(isinstance(layer, cls) and type(layer).call is cls.call for cls in classes)
