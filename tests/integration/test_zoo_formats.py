@@ -40,6 +40,7 @@ ROOT = Path(__file__).parents[2]
 PAGE, FINDINGS = ROOT / "docs" / "saving.md", ROOT / "build" / "zoo_formats.json"
 BEGIN, END = "<!-- zoo: python -m tests.integration.test_zoo_formats -->\n", "<!-- end of zoo -->\n"
 VARIANTS = ("bare", "wrapped")
+LENGTH = 160  # so much of an error is shown
 SMALL = ("in_nested", "functional_subclass", "several_inputs_and_outputs")
 
 # What came of a model and a door: {"error": ...}, or {"lost": [...]} and for what is exported {"off": ...} as well.
@@ -141,9 +142,8 @@ def off(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def shown(error: Exception) -> str:
-    """Return an error in a line, without the paths of a folder that is gone."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160]
+    """Return the first words of an error."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LENGTH]
 
 
 # --- what is to be said of it ----------------------------------------------------------------------------------------
@@ -216,8 +216,9 @@ def section(findings: dict[str, Any]) -> str:
 
 
 def _as_code(text: str) -> str:
-    kind, _, message = text.partition(": ")
-    return f"Of the bare model too: {kind}: {message}" if kind == "lost" else f"Of the bare model too: `{text}`"
+    if text.startswith("lost: "):
+        return f"Not as it was, of the bare model either: {text.removeprefix('lost: ')}."
+    return f"Of the bare model too: `{text.replace('`', '')}{'...' if len(text) == LENGTH else ''}`"
 
 
 def _introduction(findings: dict[str, Any]) -> str:

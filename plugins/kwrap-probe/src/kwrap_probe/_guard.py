@@ -63,19 +63,11 @@ class NaNGuard(kwrap.Hook):
 
     def build(self, layer: keras.Layer) -> None:
         """Create the counter of calls, with the calls in which something was seen first."""
-        # Two variables: of functions within functions TensorFlow does not always see that a gradient's reads have to
-        # wait for the call's writes, so that one that keeps both would be written back as it was before the call.
-        self.seen, self.seen_gradient = (
-            self.add_weight(
-                shape=(size,),
-                dtype="int32",
-                initializer="zeros",
-                trainable=False,
-                aggregation="only_first_replica",
-                name=name,
-            )
-            for name, size in (("seen", 4), ("seen_gradient", 2))
-        )
+        # Two: TensorFlow does not always see that a gradient's read has to wait for the call's write (a branch in a
+        # function in a function), so that of one variable for both, the gradient would write the count of before.
+        kind = {"dtype": "int32", "initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
+        self.seen = self.add_weight(shape=(4,), name="seen", **kind)
+        self.seen_gradient = self.add_weight(shape=(2,), name="seen_gradient", **kind)
 
     def initialize(self, layer: keras.Layer) -> None:
         """Begin with no calls."""
