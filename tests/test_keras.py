@@ -1072,6 +1072,21 @@ def test_rebuild_optimizer_keeps_what_belongs_to_variables_that_stay_and_makes_t
     assert int(optimizer.inner_optimizer.iterations) == 2
 
 
+def test_rebuild_optimizer_leaves_one_that_tensorflow_saves(tmp_path):
+    def make(variables: list[keras.Variable]) -> keras.optimizers.Optimizer:
+        optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(), initial_scale=8.0)
+        optimizer.build(variables)
+        return optimizer
+
+    (kernel, bias), (other, _) = dense().trainable_variables, dense().trainable_variables
+    optimizer, new = make([kernel, bias]), make([other, bias])
+    _keras.rebuild_optimizer(optimizer, [other, bias])
+    optimizer.dynamic_scale.assign(4.0)
+    path = tf.train.Checkpoint(optimizer=optimizer).write(str(tmp_path / "optimizer"))
+    tf.train.Checkpoint(optimizer=new).read(path).assert_consumed()
+    assert float(new.dynamic_scale) == 4.0
+
+
 def test_rebuild_optimizer_lets_a_function_choose_for_new_variables_only():
     (kernel, bias), (other, _) = dense().trainable_variables, dense().trainable_variables
     optimizer = keras.optimizers.MultiOptimizer(lambda variable: keras.optimizers.SGD(momentum=0.5))

@@ -168,21 +168,41 @@ def test_options_that_cannot_be_are_errors(options):
 
 
 class Inside(keras.layers.Layer):
-    """Calls a layer in a branch, or in a loop of three rounds."""
+    """Calls a layer in a branch, in a loop of three rounds, or in a compiled function within or around a branch."""
 
     def __init__(self, kind, **kwargs):
         super().__init__(**kwargs)
         self.inner, self.kind = keras.layers.Dense(3, kernel_initializer="identity", name="inner"), kind
 
     def call(self, inputs):
-        if self.kind == "branch":
-            return keras.ops.cond(keras.ops.sum(inputs) < 1e9, lambda: self.inner(inputs), lambda: inputs * 2)
-        return keras.ops.while_loop(
-            lambda index, _: index < 3, lambda index, x: (index + 1, self.inner(x)), (0, inputs), maximum_iterations=3
-        )[1]
+        function = tf.function(self.inner)
+        return {
+            "branch": lambda: _branch(inputs, self.inner),
+            "function in branch": lambda: _branch(inputs, function),
+            "branch in function": lambda: tf.function(lambda inputs: _branch(inputs, self.inner))(inputs),
+            "loop": lambda: keras.ops.while_loop(
+                lambda index, _: index < 3,
+                lambda index, x: (index + 1, self.inner(x)),
+                (0, inputs),
+                maximum_iterations=3,
+            )[1],
+        }[self.kind]()
 
 
-@pytest.mark.parametrize(("kind", "times", "jit"), [("branch", 1, False), ("loop", 3, False), ("loop", 3, True)])
+def _branch(inputs, call):
+    return keras.ops.cond(keras.ops.sum(inputs) < 1e9, lambda: call(inputs), lambda: inputs * 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "jit"),
+    [
+        ("branch", 1, False),
+        ("loop", 3, False),
+        ("loop", 3, True),
+        ("function in branch", 1, False),
+        ("branch in function", 1, False),
+    ],
+)
 def test_layers_inside_of_branches_and_loops_train_and_are_looked_at(kind, times, jit):
     first = keras.layers.Dense(3, name="first")
     model = keras.Sequential([keras.Input((3,)), first, Inside(kind, name="outer")])

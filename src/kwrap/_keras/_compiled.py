@@ -161,15 +161,23 @@ def _unbuild(optimizer: keras.Optimizer, slots: _Slots) -> None:
             # TensorFlow changes them in place; plain copies, for Keras' tracker tracks what comes into its own.
             plain = next(kind for kind in (dict, list, set) if isinstance(value, kind))
             attributes[name] = plain(value)
-    is_variable, _ = attributes.pop("_tracker").config["variables"]
-    optimizer._variables, optimizer._trainable_variables, optimizer._trainable_variables_indices = [], [], {}
-    optimizer._tracker = Tracker({"variables": (is_variable, optimizer._variables)})
-    for (name, key), slot in slots.items():
-        if key is None:
-            optimizer._track_variable(slot)
-        else:
+    tracker = attributes.pop("_tracker")  # which would track what comes into the lists
+    optimizer._trainable_variables, optimizer._trainable_variables_indices = [], {}
+    attributes["_tracker"] = tracker
+    _track_only(optimizer, [slot for (_, key), slot in slots.items() if key is None])
+    for name, key in slots:
+        if key is not None:
             setattr(optimizer, name, {} if isinstance(attributes[name], dict) else [])
     optimizer.built = False
+
+
+def _track_only(optimizer: keras.Optimizer, variables: Sequence[keras.Variable]) -> None:
+    """Let an optimizer have these variables of its own, in a new list: TensorFlow saves none that something left."""
+    is_variable, _ = vars(optimizer).pop("_tracker").config["variables"]
+    optimizer._variables = []
+    optimizer._tracker = Tracker({"variables": (is_variable, optimizer._variables)})
+    for variable in variables:
+        optimizer._track_variable(variable)
 
 
 def _refill_slots(optimizer: keras.Optimizer, before: _Slots) -> None:
@@ -178,9 +186,10 @@ def _refill_slots(optimizer: keras.Optimizer, before: _Slots) -> None:
     for purpose in before.keys() & slots.keys():
         if slots[purpose] is not before[purpose]:
             slots[purpose].assign(before[purpose])
-    for (name, key), old in before.items():
-        if key is None and slots[name, key] is not old:  # `build` made another one
-            optimizer._untrack_variable(old)
+    # Those of which `build` made another one, as a LossScaleOptimizer's does.
+    gone = {id(old) for purpose, old in before.items() if purpose[1] is None and slots[purpose] is not old}
+    if gone:
+        _track_only(optimizer, [variable for variable in optimizer._variables if id(variable) not in gone])
     # From zero, and past the first step, an average would take long to come near the variable.
     for variable in optimizer._trainable_variables:
         average = "_model_variables_moving_average", id(variable)

@@ -20,8 +20,10 @@ from kwrap_probe._watch import Cell, all_finite, floating, replicas, watched
 
 __all__ = ["FirstNonFinite", "NaNGuard", "StopOnNonFinite", "first_non_finite"]
 
-# The places in a guard's state. Calls count from 1; 0 is never.
-_CALLS, _OUTPUT, _GRADIENT, _FED, _OUTPUT_NUMBER, _GRADIENT_NUMBER = range(6)
+# The places in a guard's `seen`. Calls count from 1; 0 is never.
+_CALLS, _OUTPUT, _FED, _OUTPUT_NUMBER = range(4)
+# And in its `seen_gradient`.
+_GRADIENT, _GRADIENT_NUMBER = range(2)
 # Numbers outputs and gradients in the order in which Python computes them: in a compiled function, when it is traced.
 _numbers = itertools.count(1)
 
@@ -61,14 +63,11 @@ class NaNGuard(kwrap.Hook):
 
     def build(self, layer: keras.Layer) -> None:
         """Create the counter of calls, with the calls in which something was seen first."""
-        self.seen = self.add_weight(
-            shape=(6,),
-            dtype="int32",
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="seen",
-        )
+        # Two: TensorFlow does not always see that a gradient's read has to wait for the call's write (a branch in a
+        # function in a function), so that of one variable for both, the gradient would write the count of before.
+        kind = {"dtype": "int32", "initializer": "zeros", "trainable": False, "aggregation": "only_first_replica"}
+        self.seen = self.add_weight(shape=(4,), name="seen", **kind)
+        self.seen_gradient = self.add_weight(shape=(2,), name="seen_gradient", **kind)
 
     def initialize(self, layer: keras.Layer) -> None:
         """Begin with no calls."""
@@ -76,7 +75,8 @@ class NaNGuard(kwrap.Hook):
 
     def reset(self) -> None:
         """Forget what was seen."""
-        self.seen.assign(keras.ops.zeros(6, "int32"))
+        for variable in (self.seen, self.seen_gradient):
+            variable.assign(keras.ops.zeros(variable.shape, "int32"))
 
     def call(self, call_next: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         """Return the layer's outputs; note whether they, and later their gradients, are finite."""
@@ -89,12 +89,12 @@ class NaNGuard(kwrap.Hook):
         # The inputs are looked at only if it is bad.
         inputs_finite = tf.cond(finite, lambda: True, lambda: all_finite(given) if given else tf.constant(True))
         finite, inputs_finite = _in_all_replicas(finite), _in_all_replicas(inputs_finite)
-        seen = Cell(self.seen)
+        seen, gradients = Cell(self.seen), Cell(self.seen_gradient)
         old = seen.read()
         call = old[_CALLS] + 1
         first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_OUTPUT], 0))
         fed = tf.cast(inputs_finite, tf.int32)
-        noted = tf.stack([call, call, old[_GRADIENT], fed, _next_number(), old[_GRADIENT_NUMBER]])
+        noted = tf.stack([call, call, fed, _next_number()])
         done = seen.assign(tf.where(first, noted, tf.concat([[call], old[1:]], 0)))
         stops = self._stops("output", finite, call, inputs_finite)
 
@@ -104,16 +104,17 @@ class NaNGuard(kwrap.Hook):
             if stops:  # no layer after this one runs before
                 with tf.control_dependencies([*stops, *done]):
                     each = tf.identity(each)
-            return watched(each, lambda gradient: self._note_gradient(seen, call, gradient)) if self.gradients else each
+            if not self.gradients:
+                return each
+            return watched(each, lambda gradient: self._note_gradient(gradients, call, gradient))
 
         return keras.tree.map_structure(passed, outputs)
 
-    def _note_gradient(self, seen: Cell, call: Any, gradient: Any) -> list[Any]:
+    def _note_gradient(self, cell: Cell, call: Any, gradient: Any) -> list[Any]:
         finite = _in_all_replicas(all_finite([gradient]))
-        old = seen.read()
+        old = cell.read()
         first = tf.logical_and(tf.logical_not(finite), tf.equal(old[_GRADIENT], 0))
-        noted = tf.stack([old[_CALLS], old[_OUTPUT], call, old[_FED], old[_OUTPUT_NUMBER], _next_number()])
-        done = seen.assign(tf.where(first, noted, old))
+        done = cell.assign(tf.where(first, tf.stack([call, _next_number()]), old))
         return [*done, *self._stops("gradient", finite, call, True)]
 
     def _stops(self, what: Literal["output", "gradient"], finite: Any, call: Any, inputs_finite: Any) -> list[Any]:
@@ -176,19 +177,19 @@ def first_non_finite(model: keras.Model, *, gradients: bool | None = None) -> Fi
         AbsentHookError: no NaNGuard is on the model.
         ModelTypeError: this is no Keras model.
     """
-    guards = [(path, _seen(hook)) for path, hook in _guards(model)]
+    guards = [(path, _numbers_of(hook.seen), _numbers_of(hook.seen_gradient)) for path, hook in _guards(model)]
     # Of the steps that were run, each layer's calls are an equal share.
-    counts = statistics.multimode(seen[_CALLS] for _, seen in guards if seen[_CALLS])
+    counts = statistics.multimode(seen[_CALLS] for _, seen, _ in guards if seen[_CALLS])
     steps = min(counts, default=0)
     outputs, upstream = [], []
-    for place, (path, seen) in enumerate(guards):
+    for place, (path, seen, of_gradient) in enumerate(guards):
         if call := seen[_OUTPUT]:
             fed = bool(seen[_FED])
             found = FirstNonFinite(path, "output", call, fed)
             outputs.append((_step(call, steps, seen), not fed, seen[_OUTPUT_NUMBER], place, found))
-        if call := seen[_GRADIENT]:
+        if call := of_gradient[_GRADIENT]:
             found = FirstNonFinite(path, "gradient", call, True)
-            upstream.append((_step(call, steps, seen), False, seen[_GRADIENT_NUMBER], -place, found))
+            upstream.append((_step(call, steps, seen), False, of_gradient[_GRADIENT_NUMBER], -place, found))
     if not (_gradients_count(model) if gradients is None else gradients):
         upstream = []
     # Sorting is stable: of one step, outputs are before gradients.
@@ -196,8 +197,8 @@ def first_non_finite(model: keras.Model, *, gradients: bool | None = None) -> Fi
     return firsts[0][-1] if firsts else None
 
 
-def _seen(hook: NaNGuard) -> list[int]:
-    return [int(number) for number in keras.ops.convert_to_numpy(hook.seen.value)]
+def _numbers_of(variable: keras.Variable) -> list[int]:
+    return [int(number) for number in keras.ops.convert_to_numpy(variable.value)]
 
 
 def _step(call: int, steps: int, seen: list[int]) -> int:
@@ -244,14 +245,14 @@ class StopOnNonFinite(keras.callbacks.Callback):
         Raises:
             AbsentHookError: no NaNGuard is on the model.
         """
-        states = [hook.seen for _, hook in _guards(self.model)]
+        guards = [hook for _, hook in _guards(self.model)]
         self.found, self._batches = None, 0
-        last = _GRADIENT if _gradients_count(self.model) else _OUTPUT
+        places = [(hook.seen, _OUTPUT) for hook in guards]
+        if _gradients_count(self.model):
+            places += [(hook.seen_gradient, _GRADIENT) for hook in guards]
         # One look for all layers, compiled.
         self._any = tf.function(
-            lambda: tf.reduce_any(
-                tf.stack([tf.convert_to_tensor(each.value)[_OUTPUT : last + 1] > 0 for each in states])
-            )
+            lambda: tf.reduce_any(tf.stack([tf.convert_to_tensor(each.value)[place] > 0 for each, place in places]))
         )
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -261,7 +262,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
             NonFiniteError: it was, and this is to raise.
         """
         self._batches += 1
-        if self._batches == 1 and not any(_seen(hook)[_CALLS] for _, hook in _guards(self.model)):
+        if self._batches == 1 and not any(_numbers_of(hook.seen)[_CALLS] for _, hook in _guards(self.model)):
             warnings.warn(
                 f"no NaNGuard of model {self.model.name!r} has counted a call in the first batch: Keras tells layers "
                 "that they train only where the model's own call takes an argument training. Give it one, or the "

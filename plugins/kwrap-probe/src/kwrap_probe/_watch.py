@@ -74,12 +74,19 @@ class Cell:
 
 
 def _taken(held: Any) -> Any:
-    """Return the handle of a variable as the branch or loop that is built now has taken it; None outside of one."""
-    # Not in functions within functions: TensorFlow tells by the handle which reads have to wait for which writes.
-    branch = getattr(tf.compat.v1.get_default_graph(), "is_control_flow_graph", False)
-    if tf.executing_eagerly() or not branch or not hasattr(held, "handle"):
+    """Return the handle of a variable as a function in a branch or loop, built now, has taken it; None elsewhere."""
+    # Not in functions of no branch: TensorFlow tells by the handle which reads have to wait for which writes.
+    if tf.executing_eagerly() or not hasattr(held, "handle") or not _is_in_branch(tf.compat.v1.get_default_graph()):
         return None
     return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
+
+
+def _is_in_branch(graph: Any) -> bool:
+    while graph is not None:
+        if getattr(graph, "is_control_flow_graph", False):
+            return True
+        graph = getattr(graph, "outer_graph", None)
+    return False
 
 
 def replicas() -> int:
