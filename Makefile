@@ -1,7 +1,7 @@
 # Every target makes .venv first. pip takes its settings (index, proxy, certificates) from the machine.
 PYTHON ?= python3
 BIN := .venv/bin
-PLUGINS := plugins/kwrap-lora plugins/kwrap-noise plugins/kwrap-norm plugins/kwrap-probe plugins/kwrap-prune
+PLUGINS := plugins/kwrap-lora plugins/kwrap-noise plugins/kwrap-norm plugins/kwrap-probe plugins/kwrap-prune plugins/kwrap-quantize
 # In processes of their own: TensorFlow keeps all that it has traced, and the more there is, the slower all else becomes.
 ZOO := tests/integration/test_zoo.py
 LINTED := src plugins tests docs benchmarks tools conftest.py

@@ -28,7 +28,7 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers
 
 ROOT = Path(__file__).resolve().parents[1]
-PLUGINS = ("lora", "noise", "norm", "probe", "prune")
+PLUGINS = ("lora", "noise", "norm", "probe", "prune", "quantize")
 PACKAGES = [ROOT, *(ROOT / "plugins" / f"kwrap-{name}" for name in PLUGINS)]
 FRAGMENT = re.compile(r"(\d+|\+[a-z0-9-]+)\.(added|changed|fixed|removed)(\.\d+)?\.md")
 
@@ -36,12 +36,13 @@ SMOKE_TEST = """
 import sys
 import keras
 import numpy as np
-import kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune
+import kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune, kwrap_quantize
 
-for module in (kwrap, kwrap_cli, kwrap_files, kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune):
+plugins = (kwrap_lora, kwrap_noise, kwrap_norm, kwrap_probe, kwrap_prune, kwrap_quantize)
+for module in (kwrap, kwrap_cli, kwrap_files, *plugins):
     assert module.__file__.startswith(sys.prefix), module.__file__
 found = {plugin.name for plugin in kwrap.plugins.list()}
-assert found >= {"lora", "noise", "norm", "probe", "prune"}, found
+assert found >= {"lora", "noise", "norm", "probe", "prune", "quantize"}, found
 model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16, name="first"), keras.layers.Dense(2, name="last")])
 model.compile("sgd", "mse")
 x, y = np.ones((4, 8), "float32"), np.ones((4, 2), "float32")

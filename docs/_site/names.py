@@ -16,6 +16,7 @@ MODULES = (
     "kwrap_norm",
     "kwrap_lora",
     "kwrap_probe",
+    "kwrap_quantize",
 )
 
 

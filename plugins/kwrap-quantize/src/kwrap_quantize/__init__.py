@@ -1,0 +1,33 @@
+"""Quantization-aware training for Keras 3 models, down to an int8 LiteRT file, as a plugin of kwrap."""
+
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
+from kwrap_quantize._calibrating import calibrate
+from kwrap_quantize._errors import (
+    CalibrationError,
+    NoFloatingTensorsError,
+    NonFiniteRangeError,
+    RangeNotSeenError,
+    TensorCountError,
+)
+from kwrap_quantize._freezing import FreezeRanges, freeze_ranges, unfreeze_ranges
+from kwrap_quantize._ranges import Ranges, TensorRange, ranges, require_ranges
+from kwrap_quantize._weights import QuantizeWeights
+
+__all__ = [
+    "CalibrationError",
+    "FreezeRanges",
+    "NoFloatingTensorsError",
+    "NonFiniteRangeError",
+    "QuantizeInput",
+    "QuantizeOutput",
+    "QuantizeWeights",
+    "RangeNotSeenError",
+    "Ranges",
+    "TensorCountError",
+    "TensorRange",
+    "calibrate",
+    "freeze_ranges",
+    "ranges",
+    "require_ranges",
+    "unfreeze_ranges",
+]

@@ -1,0 +1,121 @@
+"""Finding the ranges of activations from data, before training or in its place."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kwrap
+from kwrap.errors import OptionValueError
+from kwrap_quantize._activations import Activations
+from kwrap_quantize._errors import CalibrationError, NonFiniteRangeError
+from kwrap_quantize._histogram import Histogram
+from kwrap_quantize._modes import observed
+from kwrap_quantize._options import checked_choice, checked_count, number
+from kwrap_quantize._ranges import Ranges, activations, ranges
+
+__all__ = ["calibrate"]
+
+Method = Literal["min_max", "percentile", "mse"]
+
+
+def calibrate(
+    model: keras.Model,
+    data: Any,
+    *,
+    method: Method = "min_max",
+    percentile: float = 99.99,
+    steps: int | None = None,
+    batch_size: int = 32,
+) -> Ranges:
+    """Set the ranges of the model's activations to what they are on `data`, and return all of its ranges.
+
+    The model runs on the data at inference, eagerly, with nothing rounded, neither weights nor activations; other
+    hooks act. Frozen ranges are set, too, and stay frozen; fixed ones stay. A range that nothing was seen for, of a
+    layer that is not called at inference, stays as it is: look at what is returned. If anything fails, all ranges stay
+    as they are.
+
+    Args:
+        data: an array, or a dict of arrays, which is taken in batches of `batch_size`; or anything that gives batches,
+            such as a `tf.data.Dataset`, of x, (x, y) or (x, y, sample_weight).
+        method: "min_max": from the least to the largest value. "percentile": without the share of values beyond
+            `percentile` on either side. "mse": the range whose grid has the least mean of squared errors.
+        percentile: of 100, above 50.
+        steps: how many batches at most. Default: all.
+
+    Raises:
+        OptionValueError: an option has a value that it cannot have.
+        CalibrationError: the data gives no batch, or a layer is called inside of a function that the model compiles.
+        NonFiniteRangeError: there are NaN or infinite values in what is to be rounded; it names the layer.
+        AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
+        ModelTypeError: this is no Keras model.
+    """
+    method = checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
+    share = number(percentile)
+    if share is None or not 50 < share <= 100:
+        raise OptionValueError("calibrate", "percentile", percentile, "is not above 50, and up to 100")
+    limit = None if steps is None else checked_count("steps", steps, "calibrate")
+    hooks = [hook for _, hook in activations(model) if hook.moves]
+    looks = _looks(model, _batches(data, checked_count("batch_size", batch_size, "calibrate")), limit)
+    for hook in hooks:
+        seen = looks.get(id(hook), [])
+        if seen:
+            _set(hook, [_chosen(look, method, share, hook) for look in seen])
+    return ranges(model)
+
+
+def _looks(model: keras.Model, batches: Iterable[Any], limit: int | None) -> dict[int, list[Histogram]]:
+    """Return what was seen of each hook's tensors, by the hook's id."""
+    found: dict[int, list[Histogram]] = {}
+
+    def look(hook: kwrap.Hook, tensors: Sequence[Any]) -> None:
+        if not tf.executing_eagerly():
+            problem = (
+                f"layer {hook.path!r} is called in a function that is compiled inside of the model: "
+                "tf.config.run_functions_eagerly(True) while it is calibrated"
+            )
+            raise CalibrationError(model.name, problem)
+        histograms = found.setdefault(id(hook), [Histogram() for _ in tensors])
+        for histogram, tensor in zip(histograms, tensors, strict=True):
+            values = keras.ops.convert_to_numpy(tf.cast(tensor, tf.float32))
+            if not np.isfinite(values).all():
+                raise NonFiniteRangeError("calibrate", [str(hook.path)])
+            histogram.add(values)
+
+    count = 0
+    with observed(look):
+        for batch in batches:
+            if count == limit:
+                break
+            count += 1
+            model(batch, training=False)
+    if not count:
+        raise CalibrationError(model.name, "the data gives no batch")
+    return found
+
+
+def _chosen(look: Histogram, method: str, percentile: float, hook: Activations) -> tuple[float, float]:
+    if method == "percentile":
+        return look.percentiles(percentile)
+    return look.least_error(hook.bits, hook.symmetric) if method == "mse" else look.extremes()
+
+
+def _set(hook: Activations, ends: Sequence[tuple[float, float]]) -> None:
+    low, high = zip(*ends, strict=True)
+    hook.minimum.assign(low)
+    hook.maximum.assign(high)
+    hook.seen.assign([True] * len(ends))
+
+
+def _batches(data: Any, size: int) -> Iterator[Any]:
+    if hasattr(data, "shape") or isinstance(data, dict):
+        count = len(keras.tree.flatten(data)[0])
+        for start in range(0, count, size):
+            yield keras.tree.map_structure(lambda array: array[start : start + size], data)  # noqa: B023
+        return
+    # Python's own way through a PyDataset ends at an IndexError, which none has to raise.
+    given = map(data.__getitem__, range(data.num_batches)) if isinstance(data, keras.utils.PyDataset) else data
+    for batch in given:
+        yield keras.utils.unpack_x_y_sample_weight(batch)[0]
