@@ -20,7 +20,7 @@ def layers_of(layers) -> list:
         layers.Conv2D(3, 3, use_bias=False, name="conv"),
         layers.BatchNormalization(name="norm"),
         layers.ReLU(name="relu"),
-        layers.DepthwiseConv2D(2, activation="relu", name="depthwise"),
+        layers.Conv2D(3, 2, activation="relu", name="second"),
         layers.MaxPooling2D(name="pool"),
         layers.Flatten(name="flatten"),
         layers.Dense(4, activation="relu", name="hidden"),
