@@ -8,6 +8,8 @@ import kwrap
 
 # A name enters with the issue that builds it.
 PUBLIC = [
+    "Graph",
+    "GraphCall",
     "Hook",
     "Kernel",
     "NonFinite",
@@ -23,6 +25,7 @@ PUBLIC = [
     "collect",
     "errors",
     "find_hooks",
+    "find_layers",
     "hook",
     "hookimpl",
     "hookspecs",
@@ -30,6 +33,7 @@ PUBLIC = [
     "load_model",
     "plan",
     "plugins",
+    "read_graph",
     "registered",
     "save_model",
     "testing",

@@ -734,3 +734,15 @@ def test_a_call_hook_sees_the_structure_of_a_single_output(structure):
     kwrap.wrap_model(model, specimen_structured)
     (output,) = keras.tree.flatten(model(np.ones((1, 2))))
     assert np.array_equal(output, [[3, 3]])
+
+
+def test_a_plugin_adds_what_it_left_alone_and_why():
+    model = sequential()
+    plan = kwrap.plan(model, scale(), where="last")
+    more = plan.left_out("quantize", {"drop": "no int8"})
+    assert [(item.path, item.hook, item.reason) for item in more.skipped[len(plan.skipped) :]] == [
+        ("drop", "quantize", "no int8")
+    ]
+    assert (more.entries, len(plan.skipped)) == (plan.entries, len(more.skipped) - 1)
+    assert "skipped drop: no int8 (quantize)" in str(more)
+    assert more.apply() is model

@@ -612,3 +612,13 @@ def test_a_rule_that_excludes_all_that_it_means_is_an_error_with_the_reasons():
 def test_a_callable_that_raises_is_not_swallowed():
     with pytest.raises(ZeroDivisionError):
         kwrap.plan(specimens.sequential(), specimens.Idle, where=lambda layer, path: 1 / 0)
+
+
+def test_layers_are_found_by_all_that_where_may_be():
+    model = kwrap.wrap_model(specimens.sequential(), specimens.Idle, where="first")
+    first, last = model.get_layer("first").layer, model.get_layer("last")
+    assert kwrap.find_layers(model, keras.layers.Dense) == {"first": first, "last": last}
+    assert kwrap.find_layers(model, ["last", re.compile("^fir")]) == {"first": first, "last": last}
+    with pytest.raises(errors.RuleError, match="find_layers: where='lost' matches no layer") as caught:
+        kwrap.find_layers(model, ["first", "lost"])
+    assert caught.value.nearest[0] == "last"

@@ -7,6 +7,7 @@ import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, the
 from kwrap import errors, hookspecs
 from kwrap._checking import NonFinite, check
 from kwrap._files import save_model
+from kwrap._graph import Graph, GraphCall, read_graph
 from kwrap._hook import Hook, Rule
 from kwrap._kernel import Kernel, kernel
 from kwrap._loading import load_model
@@ -14,11 +15,14 @@ from kwrap._model import bypass, clone_function, clone_model, collect, find_hook
 from kwrap._plan import Plan, Problem
 from kwrap._plugins import plugins
 from kwrap._registry import hook, registered, use
+from kwrap._selection import find_layers
 from kwrap._targets import WeightTarget, weight_targets
 from kwrap._wrapper import Wrapper
 from kwrap.hookspecs import hookimpl
 
 __all__ = [
+    "Graph",
+    "GraphCall",
     "Hook",
     "Kernel",
     "NonFinite",
@@ -34,6 +38,7 @@ __all__ = [
     "collect",
     "errors",
     "find_hooks",
+    "find_layers",
     "hook",
     "hookimpl",
     "hookspecs",
@@ -41,6 +46,7 @@ __all__ = [
     "load_model",
     "plan",
     "plugins",
+    "read_graph",
     "registered",
     "save_model",
     "testing",

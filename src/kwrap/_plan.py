@@ -1,7 +1,7 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -140,6 +140,16 @@ class Plan:
             follow(above, undo)
             undo.pop_all()
         return self.model
+
+    def left_out(self, hook: str, reasons: Mapping[str, str]) -> "Plan":
+        """Return this plan with more layers among those skipped: `reasons` by their paths, of the hook named `hook`.
+
+        For a plugin that chooses layers by itself, as by a model's graph, and says what it left alone.
+        """
+        skipped = [*self.skipped, *(Skipped(path, hook, reason) for path, reason in reasons.items())]
+        plan = Plan(self.model, self.entries, skipped, ())
+        plan._holders = self._holders
+        return plan
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""

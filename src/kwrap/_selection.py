@@ -15,7 +15,7 @@ from kwrap._targets import how_to_teach, weight_targets
 from kwrap._wrapper import Wrapper
 from kwrap.errors import FixedLayerError, LayerTypeError, RuleError, listed, nearest
 
-__all__ = ["Place", "Skipped", "as_list", "is_meant", "matches", "places", "select"]
+__all__ = ["Place", "Skipped", "as_list", "find_layers", "is_meant", "matches", "places", "select"]
 
 
 # A layer that is held in many places, as in a chain of layers that each hold the one before, is told by its first ones.
@@ -123,8 +123,8 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
         LayerTypeError: all that its pattern matches are of types that the hook is not made for.
         FixedLayerError: it has a `where`, and means a layer that is held where no Wrapper can be put in its place.
     """
-    named = _named(rule, "where", rule.where, all_places)
-    excluded = _named(rule, "exclude", rule.exclude, all_places)
+    named = _named(str(rule), "where", rule.where, all_places)
+    excluded = _named(str(rule), "exclude", rule.exclude, all_places)
     looked_at = [place for place in all_places if rule.where is None or id(place) in named]
     if not looked_at:
         raise RuleError(str(rule), "matches no layer of the model", _near(rule.where, all_places))
@@ -143,7 +143,20 @@ def select(rule: Rule, all_places: Sequence[Place]) -> tuple[list[Place], list[S
     return chosen, skipped
 
 
-def _named(rule: Rule, argument: str, where: Where | None, all_places: Sequence[Place]) -> set[int]:
+def find_layers(model: keras.Model, where: Where) -> dict[str, keras.Layer]:
+    """Return the layers that `where` names, by their paths, in the model's order; told as for `wrap_model`.
+
+    The layers themselves, not their Wrappers; a layer that holds layers is named by itself, not with what it holds.
+
+    Raises:
+        RuleError: it names none, or a part of it none, as a misspelt name in a list, with the nearest paths.
+    """
+    all_places = places(model)
+    named = _named("find_layers", "where", where, all_places)
+    return {place.path: place.layer for place in all_places if id(place) in named}
+
+
+def _named(owner: str, argument: str, where: Where | None, all_places: Sequence[Place]) -> set[int]:
     """Return the ids of the places that `where` names; raise if a part of it names none."""
     by_path = {path: place for place in all_places for path in place.paths}
     named: set[int] = set()
@@ -154,7 +167,7 @@ def _named(rule: Rule, argument: str, where: Where | None, all_places: Sequence[
             found = [place for place in all_places if matches(part, place)]
         if not found:
             problem = f"{argument}={part!r} matches no layer of the model"
-            raise RuleError(str(rule), problem, _near(part, all_places))
+            raise RuleError(owner, problem, _near(part, all_places))
         named.update(map(id, found))
     return named
 

@@ -1,6 +1,6 @@
 """What kwrap touches of the graph that a Functional model is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,6 +10,7 @@ from keras.src.ops.node import KerasHistory
 
 __all__ = [
     "graph_of",
+    "graph_steps",
     "is_plain_graph",
     "move_nodes",
     "output_spec",
@@ -69,6 +70,14 @@ def graph_of(model: keras.Model) -> Functional | None:
         graph: Functional | None = model._functional
         return graph
     return model if isinstance(model, Functional) else None
+
+
+def graph_steps(graph: Functional) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor], list[keras.KerasTensor]]]:
+    """Yield (operation, input tensors, output tensors) of each node of a graph, in the order in which they run."""
+    for depth in sorted(graph._nodes_by_depth, reverse=True):
+        for node in graph._nodes_by_depth[depth]:
+            if node.operation is not None and not node.is_input:
+                yield node.operation, node.input_tensors, node.outputs
 
 
 def is_plain_graph(layer: keras.Layer) -> bool:

@@ -1,0 +1,228 @@
+"""quantize: where rounding stands in a graph, so that LiteRT computes all of it in integers."""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+
+import kwrap
+from kwrap.errors import ModelTypeError, RuleError
+from kwrap_quantize._activation import ActivationSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
+from kwrap_quantize._affine import OneOperator
+from kwrap_quantize._between import QuantizeBetween
+from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
+from kwrap_quantize._weights import QuantizeWeights
+from kwrap_quantize._roles import Role, activation_name, role_of, why_float
+
+__all__ = ["quantize"]
+
+RangeKind = Literal["moving_average", "last", "all_time"]
+_NAME = "quantize"
+
+
+@dataclass
+class _Needs:
+    """What rounding a layer needs, over all its calls."""
+
+    layer: keras.Layer
+    weights: bool = False
+    inputs: int = 0  # of how many tensors that it takes
+    between: bool = False
+    activation: bool = False
+    steps: bool = False
+    one_operator: bool = False
+    outputs: int = 0  # of how many tensors that it gives
+
+
+class _Walk:
+    """Goes through a graph's calls and finds out what rounding each layer needs.
+
+    A tensor is `rounded` when it is on a grid, and `pending` when it is not, because what comes next is part of the
+    same operator.
+    """
+
+    def __init__(self, graph: kwrap.Graph, left_alone: Mapping[str, str]) -> None:
+        self.graph, self.left_alone = graph, left_alone
+        self.needs: dict[str, _Needs] = {}
+        self.reasons: dict[str, str] = {}
+        self._takers = {number: [call for call in graph.calls if number in call.inputs] for number in graph.tensors}
+        self._rounded: set[int] = set()
+        self._pending: set[int] = set()
+        for call in graph.calls:
+            self._visit(call)
+
+    def _visit(self, call: kwrap.GraphCall) -> None:
+        role = self._role(call)
+        alone = role is Role.SCALING or (role is Role.NORM and not self._pending.intersection(call.inputs))
+        reason = self._why_float(call, alone)
+        if reason is not None:
+            self.reasons[call.path or call.operation.name] = reason
+            return
+        layer, path = call.operation, str(call.path)
+        needs = self.needs.setdefault(path, _Needs(layer))
+        floats = [number for number in call.inputs if _is_float(self.graph.tensors[number])]
+        if any(number not in self._rounded and number not in self._pending for number in floats):
+            needs.inputs = len(floats)
+        needs.weights |= role in (Role.WEIGHTED, Role.LOOKUP)
+        needs.between |= isinstance(layer, QuantizeBetween.layer_type)
+        needs.activation |= is_rounded_before(layer)
+        needs.steps |= has_steps(layer)
+        needs.one_operator |= alone
+        if role is Role.LOOKUP or role is Role.MOVING:
+            self._rounded.update(call.outputs)
+        elif self._is_fused_further(call, role):
+            self._pending.update(call.outputs)
+        else:
+            needs.outputs = len(call.outputs)
+            self._rounded.update(call.outputs)
+
+    def _role(self, call: kwrap.GraphCall) -> Role:
+        return Role.FLOAT if call.path in self.left_alone else role_of(call.operation)
+
+    def _why_float(self, call: kwrap.GraphCall, alone: bool) -> str | None:
+        """Return why a call stays in float; None if it does not."""
+        if call.path in self.left_alone:
+            return self.left_alone[call.path]
+        if alone and len(self.graph.tensors[call.inputs[0]].shape) != 4:
+            return "nothing that it could be part of comes before it; by itself LiteRT has it for images only"
+        return why_float(call.operation)
+
+    def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
+        """Tell whether the next layer, and no other, takes the result within the same operator."""
+        if role in (Role.RANGED, Role.FUSED, Role.SCALING) or activation_name(call.operation) != "linear":
+            return False
+        (result,) = call.outputs
+        takers = self._takers[result]
+        if len(takers) != 1 or result in self.graph.outputs:
+            return False
+        next_role = self._role(takers[0])
+        if next_role is Role.NORM:
+            return role is Role.WEIGHTED
+        return next_role is Role.FUSED
+
+
+def quantize(
+    model: keras.Model,
+    *,
+    bits: int = 8,
+    activation_bits: int = 8,
+    range: RangeKind = "moving_average",
+    decay: float = 0.999,
+    method: Literal["min_max", "learned"] = "min_max",
+    where: Any = None,
+    exclude: Any = None,
+    strict: bool = False,
+) -> kwrap.Plan:
+    """Return the plan of rounding `model` where LiteRT rounds, so that it computes in integers what it can.
+
+    Kernels are rounded by QuantizeWeights; results by QuantizeOutput, after all that the converter fuses into one
+    operator: a convolution or dense layer, its BatchNormalization, its ReLU. What the model takes is rounded by
+    QuantizeInput at the first layers, and what is between the operators of one layer, as before its softmax, by
+    QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; of these,
+    only kernels are rounded. Nothing changes before `Plan.apply()`.
+
+    Args:
+        model: a Functional or built Sequential model, nested ones among them seen through.
+        bits: of weights, 2 to 16.
+        activation_bits: of activations, 2 to 16; with more than 8 their ranges are symmetric, as LiteRT's int16 is.
+        range: how ranges of activations follow what is seen, as for QuantizeOutput.
+        decay: of "moving_average".
+        method: of QuantizeWeights: "min_max" or "learned".
+        where: the layers to quantize, told as for `kwrap.wrap_model`; all others stay in float.
+        exclude: layers that stay in float, and all that they hold.
+        strict: whether a layer that stays in float is an error, but for those that `where` and `exclude` leave out.
+
+    Raises:
+        GraphNotSeenError: the model is subclassed, or not built: it says which hooks to use by hand.
+        FloatLayerError: with `strict`, a layer would stay in float.
+        OptionValueError: an option has a value that cannot be.
+        KwrapError: what `kwrap.plan` raises.
+    """
+    try:
+        graph = kwrap.read_graph(model)
+    except ModelTypeError as error:
+        if not isinstance(model, keras.Model):
+            raise
+        raise GraphNotSeenError(model.name, type(model).__name__) from error
+    options = {"bits": activation_bits, "range": range, "decay": decay, "symmetric": activation_bits > 8}
+    weights = QuantizeWeights(bits, method=method)
+    QuantizeOutput(**options)  # raises for bad options, before the work
+    left_alone = _left_alone(model, graph, where, exclude)
+    walk = _Walk(graph, left_alone)
+    if strict and (reasons := {path: why for path, why in walk.reasons.items() if path not in left_alone}):
+        raise FloatLayerError(model.name, reasons)
+    rules = [*_weight_rules(model, weights, left_alone), *_activation_rules(walk, options)]
+    if not rules:
+        raise RuleError("quantize", f"leaves no layer of {model.name!r}: {'; '.join(set(walk.reasons.values()))}")
+    return kwrap.plan(model, rules).left_out(_NAME, walk.reasons)
+
+
+def _left_alone(model: keras.Model, graph: kwrap.Graph, where: Any, exclude: Any) -> dict[str, str]:
+    """Return why layers are left alone, by their paths; those that hold such a one's are not among them."""
+    left_alone: dict[str, str] = {}
+    if where is not None:
+        chosen = kwrap.find_layers(model, where)
+        paths = (call.path for call in graph.calls if call.path)
+        left_alone.update((path, "not among where=...") for path in paths if not _is_in(path, chosen))
+    if exclude is not None:
+        left_alone.update(dict.fromkeys(kwrap.find_layers(model, exclude), "excluded"))
+        paths = (call.path for call in graph.calls if call.path)
+        left_alone.update((path, "excluded") for path in paths if _is_in(path, left_alone))
+    return left_alone
+
+
+def _is_in(path: str, paths: Container[str]) -> bool:
+    """Tell whether a path, or one of what holds it, is among `paths`."""
+    parts = path.split("/")
+    return any("/".join(parts[:count]) in paths for count in range(1, len(parts) + 1))
+
+
+def _weight_rules(
+    model: keras.Model, weights: QuantizeWeights, left_alone: Mapping[str, str]
+) -> Iterator[kwrap.Rule]:
+    """Yield the rule for kernels: those of all layers that are not left alone, of layers in float too."""
+    layers = kwrap.find_layers(model, lambda layer, path: True)
+    chosen = {
+        id(layer)
+        for path, layer in layers.items()
+        if layer.built and not _is_in(path, left_alone) and weights.select_targets(layer, path)
+    }
+    if chosen:
+        yield weights.at(lambda layer, path: id(layer) in chosen)
+
+
+def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap.Rule]:
+    """Yield the rules for activations, one for each hook with its options; the outermost first."""
+    moving = {**options, "tensors": 1}
+    for kind, options_of in (
+        (QuantizeOutput, lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs}),
+        (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
+        (QuantizeBetween, lambda needs: needs.between and moving),
+        (QuantizeActivation, lambda needs: needs.activation and moving),
+        (ActivationSteps, lambda needs: needs.steps and {name: options[name] for name in ("bits", "symmetric")}),
+        (OneOperator, lambda needs: needs.one_operator and {}),
+    ):
+        yield from _rules(kind, [(needs.layer, options_of(needs)) for needs in walk.needs.values()])
+
+
+def _rules(kind: type[kwrap.Hook], chosen: Iterable[tuple[keras.Layer, Any]]) -> Iterator[kwrap.Rule]:
+    """Yield the rules of one kind of hook; a layer's options are a dict, or false where it has no such hook."""
+    groups: dict[tuple[tuple[str, Any], ...], set[int]] = {}
+    for layer, options in chosen:
+        if isinstance(options, dict):
+            groups.setdefault(tuple(options.items()), set()).add(id(layer))
+    for options, layers in groups.items():
+        yield kind(**dict(options)).at(lambda layer, path, layers=layers: id(layer) in layers)
+
+
+def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the hook on a layer's outputs: a fixed range where LiteRT's kernel has one."""
+    name = "softmax" if isinstance(layer, keras.layers.Softmax) else activation_name(layer)
+    fixed = fixed_range(name, options["bits"], options["symmetric"])
+    return {**options, "range": fixed or options["range"]}
+
+
+def _is_float(tensor: keras.KerasTensor) -> bool:
+    return keras.backend.is_float_dtype(tensor.dtype)

@@ -1,0 +1,64 @@
+"""What quantize and to_litert raise: who, where, what, and the way out."""
+
+from collections.abc import Mapping, Sequence
+
+from kwrap.errors import KwrapError, listed
+from kwrap_quantize._litert_report import as_text
+from kwrap_quantize._operators import Operator
+
+__all__ = ["ConversionError", "FloatLayerError", "FloatOperatorError", "GraphNotSeenError", "MissingLiteRTError"]
+
+
+class GraphNotSeenError(KwrapError, TypeError):
+    """A model has no graph that `quantize` could look at, as a subclassed one."""
+
+    def __init__(self, model: str, kind: str) -> None:
+        self.model, self.kind = model, kind
+        super().__init__(
+            f"quantize: model {model!r} (a {kind}) has no graph that can be seen: it is not built from calls of layers "
+            "on keras.Input, or not built yet. Build it, or put the hooks on by hand: kwrap.wrap_model(model, "
+            "[QuantizeWeights(), QuantizeOutput().at(...)]), with QuantizeOutput on each layer after which a number is "
+            "to be rounded, none between a convolution and its BatchNormalization or ReLU, and QuantizeInput on the "
+            "first layers."
+        )
+
+
+class FloatLayerError(KwrapError, ValueError):
+    """With `strict`, layers of a model would be left in float; nothing was changed."""
+
+    def __init__(self, model: str, reasons: Mapping[str, str]) -> None:
+        self.model, self.reasons = model, dict(reasons)
+        shown = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:8])
+        more = f"; and {len(self.reasons) - 8} more" if len(self.reasons) > 8 else ""
+        super().__init__(
+            f"quantize: layers of {model!r} would stay in float: {shown}{more}. Leave them out yourself with "
+            "exclude=..., replace them, or allow it: strict=False"
+        )
+
+
+class FloatOperatorError(KwrapError, ValueError):
+    """With `strict`, operators of a LiteRT file are left in float; no file was written."""
+
+    def __init__(self, model: str, operators: Sequence[Operator]) -> None:
+        self.model, self.operators = model, list(operators)
+        super().__init__(
+            f"to_litert: {len(self.operators)} operators of {model!r} are left in float: {as_text(self.operators)}. "
+            "See the plan of kwrap_quantize.quantize(model).skipped for the layers; or allow it: strict=False"
+        )
+
+
+class ConversionError(KwrapError, RuntimeError):
+    """TensorFlow's converter gave up; its own words are the cause (`__cause__`)."""
+
+    def __init__(self, model: str, problem: str) -> None:
+        self.model, self.problem = model, problem
+        super().__init__(f"to_litert: the converter failed on {model!r}: {problem[:2000]}")
+
+
+class MissingLiteRTError(KwrapError, ImportError):
+    """The LiteRT interpreter is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"to run a LiteRT file, {listed(['ai-edge-litert'])} is needed: pip install 'kwrap-quantize[litert]'"
+        )

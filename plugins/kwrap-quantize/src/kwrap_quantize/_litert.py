@@ -1,0 +1,116 @@
+"""to_litert: a quantized model as an integer LiteRT file, with the ranges that it was trained with and no others."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import keras
+import tensorflow as tf
+
+import kwrap
+from kwrap.errors import OptionValueError
+from kwrap_quantize._compare import compare
+from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
+from kwrap_quantize._litert_report import LiteRTReport
+from kwrap_quantize._operators import read_operators
+
+__all__ = ["to_litert"]
+
+IOType: TypeAlias = Literal["float32", "int8", "uint8", "int16"]
+_IO_TYPES: Final = ("float32", "int8", "uint8", "int16")
+
+
+def to_litert(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    *,
+    input_dtype: IOType = "float32",
+    output_dtype: IOType = "float32",
+    batch_size: int | None = 1,
+    sparse: bool = False,
+    strict: bool = False,
+    validate: Any = None,
+) -> LiteRTReport:
+    """Write `model` as a LiteRT file that computes in integers, and return what is in it.
+
+    The ranges are those of the model's hooks: no data is looked at, and none is invented. Where a range is missing, as
+    between layers that were left in float, the file computes in float there, and the report names these operators. The
+    model itself stays as it is. The file appears when it is whole.
+
+    Args:
+        path: where the file goes; one that is there is replaced.
+        input_dtype: the dtype of floating inputs: "float32", or "int8", "uint8" or "int16", rounded by the caller with
+            the scale and zero point in the file.
+        output_dtype: the same of the outputs.
+        batch_size: the number of samples in a call, fixed in the file; None: any number, told at each call.
+        sparse: whether zeros of pruned weights are left out of the file, where enough of them are there for the
+            converter to do so.
+        strict: whether an operator that is left in float is an error.
+        validate: inputs on which the file is run beside Keras: an array, a dict or list of arrays as the model takes
+            them, or a `tf.data.Dataset` of batches. Needs `ai-edge-litert`.
+
+    Raises:
+        OptionValueError: a dtype is none of these.
+        RangeNotSeenError: a hook has seen no data yet, so that its range is not known, or is not finite.
+        FloatOperatorError: with `strict`, an operator is left in float; no file is written then.
+        ConversionError: the converter of TensorFlow gave up.
+        MissingLiteRTError: with `validate`, `ai-edge-litert` is not installed.
+    """
+    for option, dtype in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
+        if dtype not in _IO_TYPES:
+            raise OptionValueError("to_litert", option, dtype, f"is none of {', '.join(_IO_TYPES)}")
+    check_ranges(model)
+    content = _convert(model, input_dtype, output_dtype, batch_size, sparse)
+    operators = tuple(read_operators(content))
+    if strict and (floats := [one for one in operators if one.is_float]):
+        raise FloatOperatorError(model.name, floats)
+    comparison = None if validate is None else compare(model, content, validate)
+    _write(Path(path), content)
+    return LiteRTReport(os.fspath(path), len(content), operators, comparison)
+
+
+def _convert(
+    model: keras.Model, input_dtype: IOType, output_dtype: IOType, batch_size: int | None, sparse: bool
+) -> bytes:
+    """Return the content of the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(folder, format="tf_saved_model", verbose=False, input_signature=_signature(model, batch_size))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if sparse:
+            converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
+        converter.inference_input_type = tf.as_dtype(input_dtype)
+        converter.inference_output_type = tf.as_dtype(output_dtype)
+        try:
+            content: bytes = converter.convert()
+        except Exception as error:
+            raise ConversionError(model.name, str(error)) from error
+    return content
+
+
+def _signature(model: keras.Model, batch_size: int | None) -> Any:
+    """Return what the model is exported for; None, for Keras to say it, where its inputs are not known."""
+    try:
+        inputs = model.input
+    except AttributeError:
+        return None
+
+    def spec(tensor: keras.KerasTensor) -> keras.InputSpec:
+        return keras.InputSpec(dtype=tensor.dtype, shape=(batch_size, *tensor.shape[1:]), name=tensor.name)
+
+    return [keras.tree.map_structure(spec, inputs)]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write the file so that a reader finds the old one or the new one."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)

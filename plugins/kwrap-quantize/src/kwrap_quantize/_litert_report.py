@@ -1,0 +1,89 @@
+"""LiteRTReport: what a written LiteRT file holds, and how its outputs compare with Keras'."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kwrap_quantize._operators import Operator
+
+__all__ = ["Comparison", "LiteRTReport"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outputs of a LiteRT file beside those of Keras, on the same data.
+
+    Attributes:
+        samples: how many samples were compared.
+        agreement: the share of samples with the same class, the greatest along the last axis, in all outputs of two or
+            more columns; None where there is no such output.
+        largest_difference: the largest absolute difference of an output.
+    """
+
+    samples: int
+    agreement: float | None
+    largest_difference: float
+
+
+@dataclass(frozen=True, repr=False)
+class LiteRTReport:
+    """What `to_litert` wrote; shown as a table by `print`.
+
+    Attributes:
+        path: where the file is.
+        size: its size in bytes.
+        operators: its operators, in the order in which they run.
+        comparison: how its outputs compare with Keras'; None if no data was given.
+    """
+
+    path: str
+    size: int
+    operators: tuple[Operator, ...]
+    comparison: Comparison | None = None
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """How often each kind of operator is there, by the dtype that it computes in: {"CONV_2D": {"int8": 2}}."""
+        counts: dict[str, dict[str, int]] = {}
+        for (kind, dtype), count in sorted(Counter((one.kind, one.dtype) for one in self.operators).items()):
+            counts.setdefault(kind, {})[dtype] = count
+        return counts
+
+    @property
+    def left_in_float(self) -> tuple[Operator, ...]:
+        """The operators that compute in floating point; QUANTIZE and DEQUANTIZE between integers and floats not."""
+        return tuple(one for one in self.operators if one.is_float)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return {
+            "path": self.path,
+            "size": self.size,
+            "operators": self.counts,
+            "left_in_float": [{"kind": one.kind, "name": one.name} for one in self.left_in_float],
+            "comparison": None if self.comparison is None else vars(self.comparison),
+        }
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return (operator, dtype, count) as text."""
+        return [(kind, dtype, str(n)) for kind, dtypes in self.counts.items() for dtype, n in dtypes.items()]
+
+    def _notes(self) -> list[str]:
+        floats = self.left_in_float
+        notes = [f"left in float: {', '.join(f'{one.kind} ({one.name})' for one in floats) if floats else 'nothing'}"]
+        if (found := self.comparison) is not None:
+            same = "" if found.agreement is None else f"the same class for {found.agreement:.2%}, "
+            notes.append(f"beside Keras, {found.samples} samples: {same}largest difference {found.largest_difference:.6g}")
+        return notes
+
+    def __repr__(self) -> str:
+        rows = [("operator", "dtype", "count"), *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+        return "\n".join([f"{self.path}: {self.size:,} bytes", *lines, *self._notes()])
+
+
+def as_text(operators: Sequence[Operator]) -> str:
+    """Return operators for a message."""
+    return ", ".join(f"{one.kind} ({one.name})" for one in operators[:8]) + (" ..." if len(operators) > 8 else "")

@@ -1,0 +1,85 @@
+"""Operators: what a LiteRT file is made of, read from its flatbuffer."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+# The classes that flatc makes of LiteRT's schema: the file is read without an interpreter, whose own list of operators
+# is private.
+from tensorflow.lite.python import schema_py_generated as schema
+
+__all__ = ["Operator", "read_operators"]
+
+_FLOATS = ("float32", "float16", "bfloat16", "float64")
+# Between floats and integers, at the borders of what is quantized.
+_BORDERS = ("QUANTIZE", "DEQUANTIZE")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator of a LiteRT file.
+
+    Attributes:
+        kind: its name in LiteRT, as CONV_2D.
+        dtype: what it computes in: the dtype of its results, "float32" also where only what it takes is float.
+        weights: the dtype of the largest constant that it takes; None without one.
+        name: the name of its first result, which begins with the path of the layer that it was made of.
+    """
+
+    kind: str
+    dtype: str
+    weights: str | None
+    name: str
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it computes in floating point; the conversions at the borders of what is quantized do not count."""
+        return self.dtype in _FLOATS and self.kind not in _BORDERS
+
+
+def read_operators(content: bytes) -> list[Operator]:
+    """Return the operators of a LiteRT file's content, those of all subgraphs, in the order in which they run."""
+    model = schema.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+    return [
+        _operator(model, graph, graph.Operators(index)) for graph in graphs for index in range(graph.OperatorsLength())
+    ]
+
+
+def _operator(model: Any, graph: Any, operator: Any) -> Operator:
+    taken = [graph.Tensors(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
+    given = [graph.Tensors(operator.Outputs(i)) for i in range(operator.OutputsLength())]
+    constants = [tensor for tensor in taken if _size(model, tensor)]
+    dtypes = [_dtype(tensor) for tensor in given]
+    computed = [_dtype(tensor) for tensor in (*taken, *given) if not _size(model, tensor)]
+    floats = [dtype for dtype in computed if dtype in _FLOATS]
+    return Operator(
+        kind=_kind(model.OperatorCodes(operator.OpcodeIndex())),
+        dtype=(floats or dtypes or ["none"])[0],
+        weights=_dtype(max(constants, key=lambda tensor: _size(model, tensor))) if constants else None,
+        name=given[0].Name().decode() if given else "",
+    )
+
+
+def _size(model: Any, tensor: Any) -> int:
+    """Return how many bytes of constants a tensor has: 0 for what is computed."""
+    size: int = model.Buffers(tensor.Buffer()).DataLength()
+    return size
+
+
+def _kind(code: Any) -> str:
+    # Files of before LiteRT had more than 127 operators have the number in the older field.
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
+    if number == schema.BuiltinOperator.CUSTOM:
+        return str(code.CustomCode().decode())
+    return _names(schema.BuiltinOperator)[number]
+
+
+def _dtype(tensor: Any) -> str:
+    return _names(schema.TensorType)[tensor.Type()].lower()
+
+
+@cache
+def _names(enum: type) -> dict[int, str]:
+    """Return the names of an enumeration's numbers."""
+    return {number: name for name, number in vars(enum).items() if isinstance(number, int)}

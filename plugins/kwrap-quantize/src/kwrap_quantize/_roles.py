@@ -1,0 +1,146 @@
+"""Roles: what LiteRT makes of a Keras layer in integers, and so where rounding has to stand."""
+
+from enum import Enum
+from typing import Any, Final
+
+import keras
+from keras import layers
+
+__all__ = ["CLIPS", "Role", "activation_name", "is_fusable", "name_of", "role_of", "why_float"]
+
+
+class Role(Enum):
+    """What a layer is to the integers around it."""
+
+    # Weights and a sum: the kernel is rounded, and the result, after what the converter fuses into the operator.
+    WEIGHTED = "weighted"
+    # A normalization, fused into the weights before it; by itself it is multiplied and added a channel.
+    NORM = "norm"
+    # Clips what comes before it, within the same operator.
+    FUSED = "fused"
+    # Sums and products of activations: the result has a range of its own; what clips it is fused.
+    ARITHMETIC = "arithmetic"
+    # Gives the result a range of its own; nothing is fused.
+    RANGED = "ranged"
+    # Multiplied and added, all of it or a channel.
+    SCALING = "scaling"
+    # Moves or leaves out numbers: the result has the range of what it takes.
+    MOVING = "moving"
+    # Takes rows of a rounded table.
+    LOOKUP = "lookup"
+    # Computes in float.
+    FLOAT = "float"
+
+
+_WEIGHTED: Final = (
+    layers.Conv1D,
+    layers.Conv2D,
+    layers.Conv2DTranspose,
+    layers.Dense,
+    layers.DepthwiseConv1D,
+    layers.DepthwiseConv2D,
+    layers.SeparableConv1D,
+    layers.SeparableConv2D,
+)
+_ARITHMETIC: Final = (layers.Add, layers.Multiply, layers.Subtract)
+_RANGED: Final = (
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.Concatenate,
+    layers.ELU,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.LeakyReLU,
+    layers.Maximum,
+    layers.Minimum,
+    layers.PReLU,
+    layers.Softmax,
+)
+_MOVING: Final = (
+    layers.ActivityRegularization,
+    layers.AlphaDropout,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Dropout,
+    layers.Flatten,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.Identity,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.Permute,
+    layers.RepeatVector,
+    layers.Reshape,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+)
+_BY_ROLE: Final = (
+    (Role.WEIGHTED, _WEIGHTED),
+    (Role.NORM, (layers.BatchNormalization,)),
+    (Role.ARITHMETIC, _ARITHMETIC),
+    (Role.RANGED, _RANGED),
+    (Role.SCALING, (layers.Normalization, layers.Rescaling)),
+    (Role.MOVING, _MOVING),
+    (Role.LOOKUP, (layers.Embedding,)),
+)
+# Activations of which LiteRT has an operator in integers, and those that it clips within the operator before them.
+CLIPS: Final = ("linear", "relu", "relu6")
+_INTEGER: Final = ("elu", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
+
+
+def role_of(layer: keras.Operation) -> Role:
+    """Return what `layer` is to the integers around it; FLOAT for what LiteRT has no integers for, see `why_float`."""
+    if not isinstance(layer, keras.Layer) or why_float(layer):
+        return Role.FLOAT
+    if _is(layer, layers.ReLU):
+        return Role.FUSED if is_fusable(layer) else Role.RANGED
+    if _is(layer, layers.Activation):
+        return Role.FUSED if is_fusable(layer) else Role.RANGED
+    return next(role for role, classes in _BY_ROLE if _is(layer, *classes))
+
+
+def why_float(layer: keras.Operation) -> str | None:
+    """Return why `layer` is left in float; None if it is not."""
+    kind = type(layer).__name__
+    if not isinstance(layer, keras.Layer):
+        return f"{kind} is an operation and no layer, which has no place for a hook: its result is rounded where a layer takes it"
+    known = any(_is(layer, *classes) for _, classes in _BY_ROLE) or _is(layer, layers.ReLU, layers.Activation)
+    if not known:
+        return f"LiteRT has no operator in integers for a {kind} that kwrap-quantize knows of"
+    if getattr(layer, "data_format", "channels_last") != "channels_last":
+        return "its data format is channels_first; LiteRT's operators are channels_last"
+    if _is(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
+        return f"it normalizes axis {layer.axis}; only the last one is multiplied within a convolution"
+    name = activation_name(layer)
+    if _is(layer, layers.Activation) and name not in CLIPS and name not in _INTEGER:
+        return f"LiteRT has no operator in integers for the activation {name}"
+    return None
+
+
+def activation_name(layer: keras.Layer) -> str:
+    """Return the name of the activation that a layer applies within its call: "linear" for none."""
+    activation = getattr(layer, "activation", None)
+    return "linear" if activation is None else name_of(activation)
+
+
+def name_of(activation: Any) -> str:
+    """Return the name of an activation, a function or a layer."""
+    return str(getattr(activation, "__name__", type(activation).__name__))
+
+
+def is_fusable(layer: keras.Layer) -> bool:
+    """Tell whether what a ReLU or Activation does is done within the operator before it."""
+    if _is(layer, layers.ReLU):
+        return layer.max_value in (None, 6) and not layer.negative_slope and not layer.threshold
+    return activation_name(layer) in CLIPS
+
+
+def _is(layer: keras.Layer, *classes: type[keras.Layer]) -> bool:
+    """Tell whether `layer` computes as one of these classes: a subclass with a `call` of its own does not."""
+    return any(isinstance(layer, cls) and type(layer).call is cls.call for cls in classes)

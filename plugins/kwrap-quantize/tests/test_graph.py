@@ -1,0 +1,177 @@
+import keras
+import pytest
+from keras import layers
+
+import kwrap
+from kwrap.errors import OptionValueError, RuleError
+from kwrap_quantize import FloatLayerError, GraphNotSeenError, quantize
+
+WEIGHTS, TAKEN, GIVEN = "quantize_weights", "quantize_input", "quantize_output"
+
+
+def model_of(*chain, shape=(8, 8, 3)):
+    return keras.Sequential([keras.Input(shape), *chain], name="chain")
+
+
+def hooks(plan):
+    return {entry.path: [hook.name for hook in entry.hooks] for entry in plan.entries}
+
+
+def reasons(plan):
+    return {item.path: item.reason for item in plan.skipped}
+
+
+def option(plan, path, hook, name):
+    (entry,) = (entry for entry in plan.entries if entry.path == path)
+    return next(getattr(one, name) for one in entry.hooks if one.name == hook)
+
+
+def test_nothing_is_rounded_between_a_convolution_and_its_normalization_and_relu():
+    plan = quantize(
+        model_of(
+            layers.Conv2D(4, 3, name="conv"),
+            layers.BatchNormalization(name="norm"),
+            layers.ReLU(6.0, name="relu"),
+            layers.MaxPooling2D(name="pool"),
+            layers.DepthwiseConv2D(3, activation="relu", name="depthwise"),
+            layers.Flatten(name="flatten"),
+            layers.Dropout(0.5, name="drop"),
+            layers.Dense(5, name="dense"),
+            layers.BatchNormalization(name="dense_norm"),
+            layers.Activation("relu", name="dense_relu"),
+            layers.Dense(2, name="logits"),
+        )
+    )
+    assert hooks(plan) == {
+        "conv": [WEIGHTS, TAKEN],
+        "relu": [GIVEN],
+        "depthwise": [WEIGHTS, GIVEN],
+        "dense": [WEIGHTS],
+        "dense_relu": [GIVEN],
+        "logits": [WEIGHTS, GIVEN],
+    }
+    assert not plan.skipped
+
+
+def test_what_two_layers_take_is_rounded_before_them():
+    image = keras.Input((4, 4, 3))
+    conv = layers.Conv2D(3, 1, name="conv")(image)
+    norm = layers.BatchNormalization(name="norm")(conv)
+    outputs = layers.Add(name="add")([norm, conv])
+    plan = quantize(keras.Model(image, layers.ReLU(name="relu")(outputs)))
+    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "norm": [GIVEN, "one_operator"], "relu": [GIVEN]}
+
+
+def test_a_result_of_the_model_is_rounded_before_what_else_takes_it():
+    image = keras.Input((4, 4, 3))
+    conv = layers.Conv2D(3, 1, name="conv")(image)
+    plan = quantize(keras.Model(image, [conv, layers.ReLU(name="relu")(conv)]))
+    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "relu": [GIVEN]}
+
+
+def test_a_softmax_within_a_layer_is_rounded_before_and_after():
+    plan = quantize(model_of(layers.Dense(3, activation="softmax", name="label"), shape=(4,)))
+    assert hooks(plan) == {"label": [WEIGHTS, GIVEN, TAKEN, "quantize_activation"]}
+    assert option(plan, "label", GIVEN, "range") == (0, 255 / 256)
+
+
+@pytest.mark.parametrize(("bits", "expected"), [(8, (-1.0, 127 / 128)), (16, (-1.0, 32767 / 32768))])
+def test_the_range_of_tanh_is_that_of_litert(bits, expected):
+    plan = quantize(model_of(layers.Dense(3, activation="tanh", name="label"), shape=(4,)), activation_bits=bits)
+    assert option(plan, "label", GIVEN, "range") == expected
+    assert option(plan, "label", TAKEN, "symmetric") is (bits > 8)
+
+
+def test_all_that_a_merge_takes_is_rounded_where_one_of_it_is_not():
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    hidden = layers.Dense(4, name="dense")(left)
+    plan = quantize(keras.Model([left, right], layers.Concatenate(name="join")([hidden, right])))
+    assert hooks(plan) == {"dense": [WEIGHTS, GIVEN, TAKEN], "join": [GIVEN, TAKEN]}
+    assert option(plan, "join", TAKEN, "tensors") == 2
+
+
+def test_operations_that_are_no_layers_stay_and_what_they_give_is_rounded_where_it_is_taken():
+    image = keras.Input((4,))
+    hidden = layers.Dense(4, name="first")(image)
+    plan = quantize(keras.Model(image, layers.Dense(2, name="last")(hidden + hidden)))
+    assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "last": [WEIGHTS, GIVEN, TAKEN]}
+    (reason,) = reasons(plan).values()
+    assert "no layer" in reason
+
+
+def test_a_shared_nested_model_is_seen_through():
+    tower = keras.Sequential(
+        [keras.Input((6, 6, 1)), layers.Conv2D(2, 3, name="conv"), layers.ReLU(name="relu"), layers.Flatten()],
+        name="tower",
+    )
+    left, right = keras.Input((6, 6, 1), name="left"), keras.Input((6, 6, 1), name="right")
+    plan = quantize(keras.Model([left, right], layers.Add(name="both")([tower(left), tower(right)])))
+    assert hooks(plan) == {"tower/conv": [WEIGHTS, TAKEN], "tower/relu": [GIVEN], "both": [GIVEN]}
+
+
+def test_layers_without_integers_stay_in_float_but_for_their_kernels():
+    tokens = keras.Input((5,), dtype="int32")
+    hidden = layers.Embedding(9, 4, name="words")(tokens)
+    hidden = layers.LSTM(3, name="lstm")(hidden)
+    plan = quantize(keras.Model(tokens, layers.Dense(2, name="head")(hidden)))
+    assert hooks(plan) == {"words": [WEIGHTS], "lstm": [WEIGHTS], "head": [WEIGHTS, GIVEN, TAKEN]}
+    assert "LSTM" in reasons(plan)["lstm"]
+
+
+def small():
+    return model_of(
+        layers.Conv2D(2, 3, name="first"), layers.ReLU(name="relu"), layers.Conv2D(2, 3, name="last"), shape=(6, 6, 1)
+    )
+
+
+def test_excluded_layers_stay_in_float_and_what_is_around_them_is_rounded():
+    plan = quantize(small(), exclude="relu")
+    assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "last": [WEIGHTS, GIVEN, TAKEN]}
+    assert reasons(plan) == {"relu": "excluded"}
+
+
+def test_where_names_the_layers_that_are_quantized():
+    plan = quantize(small(), where=["first", "relu"])
+    assert hooks(plan) == {"first": [WEIGHTS, TAKEN], "relu": [GIVEN]}
+    assert reasons(plan) == {"last": "not among where=..."}
+    with pytest.raises(RuleError, match="matches no layer"):
+        quantize(small(), where="frist")
+
+
+def test_strict_allows_nothing_in_float_but_what_is_excluded():
+    model = model_of(layers.Dense(3, name="dense"), layers.Activation("selu", name="selu"), shape=(4,))
+    with pytest.raises(FloatLayerError, match="selu: LiteRT has no operator") as caught:
+        quantize(model, strict=True)
+    assert list(caught.value.reasons) == ["selu"]
+    assert hooks(quantize(model, strict=True, exclude="selu")) == hooks(quantize(model)) == {"dense": [WEIGHTS, GIVEN, TAKEN]}
+
+
+def test_a_subclass_with_a_call_of_its_own_is_another_layer():
+    class Scaled(layers.Dense):
+        def call(self, inputs):
+            return super().call(inputs) * 2
+
+    plan = quantize(model_of(Scaled(3, name="scaled"), layers.Dense(2, name="dense"), shape=(4,)))
+    assert hooks(plan) == {"scaled": [WEIGHTS], "dense": [WEIGHTS, GIVEN, TAKEN]}
+
+
+def test_hooks_that_are_there_stay_first():
+    model = kwrap.wrap_model(small(), "prune", where="first")
+    quantize(model).apply()
+    assert [hook.name for hook in model.get_layer("first").hooks] == ["prune", WEIGHTS, TAKEN]
+
+
+class Subclassed(keras.Model):
+    def call(self, inputs):
+        return inputs
+
+
+def test_a_model_without_a_graph_is_an_error_that_names_the_hooks():
+    with pytest.raises(GraphNotSeenError, match="QuantizeWeights.*QuantizeOutput.*QuantizeInput"):
+        quantize(Subclassed())
+
+
+@pytest.mark.parametrize("options", [{"bits": 1}, {"activation_bits": 17}, {"range": "first"}, {"method": "best"}])
+def test_bad_options_are_errors(options):
+    with pytest.raises(OptionValueError):
+        quantize(small(), **options)
