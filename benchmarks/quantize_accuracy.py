@@ -167,7 +167,7 @@ class Seed:
         self.rows.setdefault(name, Row()).keras.append(accuracy)
         progress(f"seed {self.seed}; {name}: {accuracy:.4f}")
         if file:
-            self.note_file(name, lambda path: kwrap_quantize.to_litert(model, path), model)
+            self.note_file(name, lambda path: kwrap_quantize.to_litert(model, path, batch_size=1000), model)
 
     def note_file(self, name: str, write: Callable[[pathlib.Path], object], model: keras.Model) -> None:
         """Measure the file that `write` makes, beside the model."""

@@ -10,6 +10,9 @@ from kwrap_quantize._errors import (
     TensorCountError,
 )
 from kwrap_quantize._freezing import FreezeRanges, freeze_ranges, unfreeze_ranges
+from kwrap_quantize._graph import quantize
+from kwrap_quantize._litert import to_litert
+from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._ranges import Ranges, TensorRange, ranges, require_ranges
 from kwrap_quantize._weights import QuantizeWeights
 
@@ -26,8 +29,11 @@ __all__ = [
     "TensorCountError",
     "TensorRange",
     "calibrate",
+    "LiteRTReport",
     "freeze_ranges",
+    "quantize",
     "ranges",
     "require_ranges",
+    "to_litert",
     "unfreeze_ranges",
 ]

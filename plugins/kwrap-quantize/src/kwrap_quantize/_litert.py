@@ -14,6 +14,7 @@ from kwrap_quantize._compare import compare
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._operators import read_operators
+from kwrap_quantize._ranges import require_ranges
 
 __all__ = ["to_litert"]
 
@@ -60,7 +61,7 @@ def to_litert(
     for option, dtype in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
         if dtype not in _IO_TYPES:
             raise OptionValueError("to_litert", option, dtype, f"is none of {', '.join(_IO_TYPES)}")
-    check_ranges(model)
+    require_ranges(model, "to_litert")
     content = _convert(model, input_dtype, output_dtype, batch_size, sparse)
     operators = tuple(read_operators(content))
     if strict and (floats := [one for one in operators if one.is_float]):

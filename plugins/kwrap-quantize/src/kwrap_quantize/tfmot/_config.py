@@ -45,5 +45,5 @@ class QuantizeConfig(abc.ABC):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "QuantizeConfig":
-        """Return the one of these arguments."""
-        return cls(**config)
+        """Return the one of these arguments; Keras objects among them may still be serialized."""
+        return cls(**keras.saving.deserialize_keras_object(config))

@@ -10,7 +10,7 @@ from kwrap.errors import OptionValueError
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._quantizers import Quantizer
 
-__all__ = ["KeepZeros", "QuantizeAnnotate", "QuantizeOutputBy", "QuantizeWeightsBy"]
+__all__ = ["KeepZeros", "QuantizeAnnotate", "QuantizeOutputBy", "QuantizeWeightsBy", "checked_config"]
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -24,10 +24,15 @@ class QuantizeAnnotate(kwrap.Hook):
 
     def __init__(self, quantize_config: QuantizeConfig | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if quantize_config is not None and not isinstance(quantize_config, QuantizeConfig):
-            problem = "is no instance of a subclass of kwrap_quantize.tfmot.QuantizeConfig"
-            raise OptionValueError("quantize_annotate_layer", "quantize_config", quantize_config, problem)
-        self.quantize_config = quantize_config
+        self.quantize_config = checked_config(self.hook_name, quantize_config)
+
+
+def checked_config(owner: str, config: Any) -> QuantizeConfig | None:
+    """Return `config`; raise if it is something else."""
+    if config is not None and not isinstance(config, QuantizeConfig):
+        problem = "is no instance of a subclass of kwrap_quantize.tfmot.QuantizeConfig"
+        raise OptionValueError(owner, "quantize_config", config, problem)
+    return config
 
 
 class _Variables:
@@ -88,8 +93,9 @@ class QuantizeOutputBy(_By):
 
     def build(self, layer: keras.Layer) -> None:
         """Let the quantizer make its variables."""
-        outputs = getattr(layer, "output", None)
-        self._make(getattr(outputs, "shape", None), "output")
+        # From what it was built for: a layer that is being loaded has no outputs yet.
+        given = (layer.get_build_config() or {}).get("input_shape")
+        self._make(None if given is None else layer.compute_output_shape(given), "output")
 
     def call(self, call_next: Callable[..., Any], inputs: Any, training: Any) -> Any:
         """Return what the quantizer makes of the output."""

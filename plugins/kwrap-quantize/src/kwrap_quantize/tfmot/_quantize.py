@@ -2,7 +2,7 @@
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -10,10 +10,11 @@ import keras
 import kwrap
 from kwrap.errors import OptionValueError, PlanError
 from kwrap_quantize._graph import quantize
-from kwrap_quantize._hooks import QuantizeInput, QuantizeOutput, QuantizeWeights
+from kwrap_quantize._activations import QuantizeInput
+from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
-from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeAnnotate
-from kwrap_quantize.tfmot._rules import just, owners_of, rules_of
+from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeAnnotate, checked_config
+from kwrap_quantize.tfmot._rules import just, owners_of, places_of, rules_of
 from kwrap_quantize.tfmot._schemes import Default8BitQuantizeScheme
 
 __all__ = [
@@ -61,7 +62,7 @@ def quantize_annotate_layer(to_annotate: keras.Layer, quantize_config: QuantizeC
         raise OptionValueError(function, "to_annotate", to_annotate, "is no Keras 3 layer, or a model")
     if isinstance(to_annotate, kwrap.Wrapper):
         raise OptionValueError(function, "to_annotate", to_annotate, "is wrapped already")
-    return kwrap.Wrapper(to_annotate, [QuantizeAnnotate(quantize_config)])
+    return kwrap.Wrapper(to_annotate, [QuantizeAnnotate(checked_config(function, quantize_config))])
 
 
 def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
@@ -196,27 +197,38 @@ def _taken_off(model: keras.Model) -> dict[int, QuantizeConfig | None]:
 # --- quantizing ------------------------------------------------------------------------------------------------------
 
 
-def _quantized(
-    function: str, model: keras.Model, marked: Mapping[int, QuantizeConfig | None], scheme: Default8BitQuantizeScheme
-) -> keras.Model:
+def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Default8BitQuantizeScheme) -> keras.Model:
     """Put hooks on the marked layers of a model, and return it."""
-    plan = quantize(model, where=lambda layer, path: id(layer) in marked)
-    _check_skipped(function, plan, marked)
-    rules = [
-        _of_tfmot(hook, scheme).at(just(entry.layer))
-        for entry in plan.entries
-        for hook in entry.hooks
-        # What a config says stands for what the plan says of the layer; but how its inputs are rounded.
-        if marked.get(id(entry.layer)) is None or isinstance(hook, QuantizeInput)
-    ]
-    owners = owners_of(model)
-    for layer in _layers(model):
-        config = marked.get(id(layer))
-        if config is not None:
-            rules.extend(rules_of(config, layer, owners))
+    places = places_of(model)
+    configs = {
+        place.path: (place.layer, config) for place in places if (config := marked.get(id(place.layer))) is not None
+    }
+    rules = list(_defaults(function, model, marked, scheme, configs)) if len(configs) < len(marked) else []
+    owners = owners_of(places)
+    for layer, config in configs.values():
+        rules.extend(rules_of(config, layer, owners))
     if scheme.keeps_zeros:
         rules.insert(0, KeepZeros().at(lambda layer, path: id(layer) in marked))
     return kwrap.wrap_model(model, rules) if rules else model
+
+
+def _defaults(
+    function: str, model: keras.Model, marked: Marked, scheme: Default8BitQuantizeScheme, configs: Container[str]
+) -> Iterator[kwrap.Rule]:
+    """Yield the rules of the default scheme; `configs` are the paths of layers that have a config of their own."""
+    plan = quantize(model, where=lambda layer, path: id(layer) in marked)
+    _check_skipped(function, plan, marked)
+    for entry in plan.entries:
+        for hook in entry.hooks:
+            # A config stands for what the plan says of the layer, and of those inside; but how its inputs are rounded.
+            if not _is_below(entry.path, configs) or isinstance(hook, QuantizeInput):
+                yield _of_tfmot(hook, scheme).at(just(entry.layer))
+
+
+def _is_below(path: str, paths: Container[str]) -> bool:
+    """Tell whether one of `paths` is `path`, or that of a layer that holds it."""
+    names = path.split("/")
+    return any("/".join(names[: end + 1]) in paths for end in range(len(names)))
 
 
 def _of_tfmot(hook: kwrap.Hook, scheme: Default8BitQuantizeScheme) -> kwrap.Hook:
@@ -231,7 +243,7 @@ def _of_tfmot(hook: kwrap.Hook, scheme: Default8BitQuantizeScheme) -> kwrap.Hook
 
 def _check_skipped(function: str, plan: kwrap.Plan, marked: Marked) -> None:
     """Raise if nobody says how to quantize a marked layer."""
-    places = {entry.path: entry.layer for entry in kwrap.plan(plan.model, QuantizeAnnotate(), where=_any).entries}
+    default = {place.path for place in places_of(plan.model) if marked.get(id(place.layer), ...) is None}
     problems = [
         kwrap.Problem(
             f"{skipped.reason}. Give it a QuantizeConfig, by quantize_annotate_layer; or kwrap_quantize.quantize(model) "
@@ -240,11 +252,7 @@ def _check_skipped(function: str, plan: kwrap.Plan, marked: Marked) -> None:
             function,
         )
         for skipped in plan.skipped
-        if id(places[skipped.path]) in marked and marked[id(places[skipped.path])] is None
+        if skipped.path in default
     ]
     if problems:
         raise PlanError(problems)
-
-
-def _any(layer: keras.Layer, path: str) -> bool:
-    return True

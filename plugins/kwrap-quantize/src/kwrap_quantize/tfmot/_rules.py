@@ -1,13 +1,15 @@
 """What a QuantizeConfig says, as rules of hooks: ordinary ones where they do the same, else the quantizers themselves."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import keras
 
 import kwrap
-from kwrap.errors import TargetError
-from kwrap_quantize._hooks import QuantizeOutput, QuantizeWeights
+from kwrap.errors import OptionValueError, TargetError
+from kwrap_quantize._activation import QuantizeActivation
+from kwrap_quantize._activations import QuantizeOutput
+from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._hooks import QuantizeAnnotate, QuantizeOutputBy, QuantizeWeightsBy
 from kwrap_quantize.tfmot._quantizers import (
@@ -18,17 +20,32 @@ from kwrap_quantize.tfmot._quantizers import (
     Quantizer,
 )
 
-__all__ = ["Owners", "just", "owners_of", "rules_of"]
+__all__ = ["Owners", "just", "owners_of", "places_of", "rules_of"]
+
+class Place(Protocol):
+    """A layer and its path in the model."""
+
+    layer: keras.Layer
+    path: str
+
 
 # The layer that owns a variable, and the name of its target there, by the variable's id.
 Owners = Mapping[int, tuple[keras.Layer, str]]
 
+# tfmot rounds before these activations, and after GELU, too; after all others.
+_BEFORE = ("softmax", "sigmoid", "tanh", "gelu")
+_AFTER_TOO = ("gelu",)
 _RANGES = {LastValueQuantizer: "last", MovingAverageQuantizer: "moving_average", AllValuesQuantizer: "all_time"}
 
 
-def owners_of(model: keras.Model) -> Owners:
-    """Return who owns each variable of the model that hooks may change."""
-    places = kwrap.plan(model, QuantizeAnnotate(name="places"), where=lambda layer, path: True).entries
+def places_of(model: keras.Model) -> Sequence[Place]:
+    """Return all layers of a model, those that layers hold too, each with its path."""
+    entries: Sequence[Place] = kwrap.plan(model, QuantizeAnnotate(name="places"), where=lambda layer, path: True).entries
+    return entries
+
+
+def owners_of(places: Iterable[Place]) -> Owners:
+    """Return who owns each variable of these layers that hooks may change."""
     return {
         id(target.variable): (place.layer, target.name)
         for place in places
@@ -56,15 +73,16 @@ def rules_of(config: QuantizeConfig, layer: keras.Layer, owners: Owners) -> Iter
             )
         owner, name = owners[id(weight)]
         yield _of_weight(quantizer, name, number).at(just(owner))
-    # What is first in the list is outermost: the output is rounded after the activation.
-    outputs = [*(config.get_output_quantizers(layer) or []), *_after(config, layer)]
+    outputs = list(config.get_output_quantizers(layer) or [])
+    for activation, quantizer in config.get_activations_and_quantizers(layer) or []:
+        name = getattr(activation, "__name__", "")
+        if name in _BEFORE:
+            yield _before(quantizer, layer).at(just(layer))
+        if name not in _BEFORE or name in _AFTER_TOO:
+            outputs.append(quantizer)
+    # What is first in the list is outermost: an output is rounded after the activation.
     for number, quantizer in enumerate(outputs):
         yield _of_output(quantizer, number).at(just(layer))
-
-
-def _after(config: QuantizeConfig, layer: keras.Layer) -> list[Quantizer]:
-    """Return the quantizers of the activations with which the layer ends."""
-    return [quantizer for _, quantizer in config.get_activations_and_quantizers(layer) or []]
 
 
 def _of_weight(quantizer: Quantizer, target: str, number: int) -> kwrap.Hook:
@@ -83,10 +101,22 @@ def _of_weight(quantizer: Quantizer, target: str, number: int) -> kwrap.Hook:
 
 def _of_output(quantizer: Quantizer, number: int) -> kwrap.Hook:
     name = "quantize_output" if number == 0 else f"quantize_output_{number + 1}"
-    options: dict[str, Any] = {"name": name}
+    options = _options(quantizer)
+    return QuantizeOutputBy(quantizer, name=name) if options is None else QuantizeOutput(**options, name=name)
+
+
+def _before(quantizer: Quantizer, layer: keras.Layer) -> kwrap.Hook:
+    options = _options(quantizer)
+    if options is None:
+        problem = f"is not for what comes before an activation, as {layer.name!r} has it: give another one"
+        raise OptionValueError("quantize_apply", "get_activations_and_quantizers", quantizer, problem)
+    return QuantizeActivation(**options)
+
+
+def _options(quantizer: Quantizer) -> dict[str, Any] | None:
+    """Return the options of kwrap's hooks that do what `quantizer` does; None: there are none."""
     if type(quantizer) is FixedQuantizer and not quantizer.narrow_range:
-        return QuantizeOutput(quantizer.num_bits, range=(quantizer.init_min, quantizer.init_max), **options)
+        return {"bits": quantizer.num_bits, "range": (quantizer.init_min, quantizer.init_max)}
     if type(quantizer) in _RANGES and not quantizer.per_axis and not quantizer.narrow_range:
-        options |= {"range": _RANGES[type(quantizer)], "symmetric": quantizer.symmetric}
-        return QuantizeOutput(quantizer.num_bits, **options)
-    return QuantizeOutputBy(quantizer, **options)
+        return {"bits": quantizer.num_bits, "range": _RANGES[type(quantizer)], "symmetric": quantizer.symmetric}
+    return None
