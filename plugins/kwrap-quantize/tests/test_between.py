@@ -23,7 +23,7 @@ def test_the_two_convolutions_give_what_the_layer_gives_but_for_rounding(layer, 
 
 
 def test_what_is_between_them_is_on_the_grid():
-    layer = layers.SeparableConv2D(3, 1, pointwise_initializer="identity", use_bias=False)
+    layer = layers.SeparableConv2D(3, 1, use_bias=False)
     model = keras.Sequential([keras.Input((6, 6, 3)), layer])
     layer.pointwise_kernel.assign(np.eye(3)[None, None])
     depthwise = IMAGES * layer.depthwise_kernel.numpy()[0, 0, :, 0]

@@ -46,7 +46,9 @@ def test_nothing_is_rounded_between_a_convolution_and_its_normalization_and_relu
         "conv": [WEIGHTS, TAKEN],
         "relu": [GIVEN],
         "depthwise": [WEIGHTS, GIVEN],
-        "dense": [WEIGHTS],
+        # Of a dense layer the converter does not take the normalization into the kernel.
+        "dense": [WEIGHTS, GIVEN],
+        "dense_norm": ["quantize_normalization"],
         "dense_relu": [GIVEN],
         "logits": [WEIGHTS, GIVEN],
     }
@@ -59,7 +61,7 @@ def test_what_two_layers_take_is_rounded_before_them():
     norm = layers.BatchNormalization(name="norm")(conv)
     outputs = layers.Add(name="add")([norm, conv])
     plan = quantize(keras.Model(image, layers.ReLU(name="relu")(outputs)))
-    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "norm": [GIVEN, "one_operator"], "relu": [GIVEN]}
+    assert hooks(plan) == {"conv": [WEIGHTS, GIVEN, TAKEN], "norm": [GIVEN, "quantize_normalization"], "relu": [GIVEN]}
 
 
 def test_a_result_of_the_model_is_rounded_before_what_else_takes_it():
@@ -85,9 +87,27 @@ def test_the_range_of_tanh_is_that_of_litert(bits, expected):
 def test_all_that_a_merge_takes_is_rounded_where_one_of_it_is_not():
     left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
     hidden = layers.Dense(4, name="dense")(left)
-    plan = quantize(keras.Model([left, right], layers.Concatenate(name="join")([hidden, right])))
-    assert hooks(plan) == {"dense": [WEIGHTS, GIVEN, TAKEN], "join": [GIVEN, TAKEN]}
-    assert option(plan, "join", TAKEN, "tensors") == 2
+    plan = quantize(keras.Model([left, right], layers.Add(name="add")([hidden, right])))
+    assert hooks(plan) == {"dense": [WEIGHTS, GIVEN, TAKEN], "add": [GIVEN, TAKEN]}
+    assert option(plan, "add", TAKEN, "tensors") == 2
+
+
+def test_what_is_concatenated_is_rounded_once_on_one_grid():
+    image = keras.Input((8, 8, 3))
+    left = layers.ReLU(name="relu")(layers.Conv2D(2, 3, name="left")(image))
+    left = layers.MaxPooling2D(name="pool")(left)
+    right = layers.Conv2D(2, 3, strides=2, name="right")(image)
+    joined = layers.Concatenate(name="join")([left, right])
+    plan = quantize(keras.Model(image, layers.Concatenate(name="again")([joined, left])))
+    assert hooks(plan) == {
+        "left": [WEIGHTS, TAKEN],
+        "relu": [GIVEN],  # two take it
+        "right": [WEIGHTS, TAKEN],
+        "join": [GIVEN],
+        "again": [GIVEN],
+    }
+    plan = quantize(keras.Model(image, joined))
+    assert hooks(plan) == {"left": [WEIGHTS, TAKEN], "right": [WEIGHTS, TAKEN], "join": [GIVEN]}
 
 
 def test_operations_that_are_no_layers_stay_and_what_they_give_is_rounded_where_it_is_taken():

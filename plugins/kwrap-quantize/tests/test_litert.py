@@ -1,12 +1,18 @@
+import json
+import zlib
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 from sklearn.datasets import load_digits
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_quantize import FloatOperatorError, RangeNotSeenError, calibrate, quantize, to_litert
+from kwrap_prune import ConstantSparsity, Prune
+from kwrap_quantize import FloatOperatorError, RangeNotSeenError, calibrate, quantize, ranges, to_litert
 
 IMAGES, LABELS = load_digits(return_X_y=True)
 IMAGES = (IMAGES.reshape(-1, 8, 8, 1) / 16).astype("float32")
@@ -58,3 +64,105 @@ def test_all_operators_are_int8_and_the_file_agrees_with_keras(model, tmp_path):
     assert report.comparison.agreement >= 0.999
     step = np.ptp(model.predict(IMAGES[1000:], verbose=0)) / 255
     assert report.comparison.largest_difference < 4 * step
+
+
+def test_integers_go_in_and_out_on_demand(model, tmp_path):
+    report = to_litert(model, tmp_path / "digits.tflite", input_dtype="int8", output_dtype="uint8", validate=IMAGES[:200])
+    assert set(report.counts) == {"CONV_2D", "FULLY_CONNECTED", "MAX_POOL_2D", "QUANTIZE", "RESHAPE"}
+    assert report.counts["QUANTIZE"] == {"uint8": 1}
+    assert report.comparison.agreement >= 0.995  # one of 200
+    assert "QUANTIZE         uint8" in str(report)
+
+
+def test_the_number_of_samples_may_be_told_at_each_call(model, tmp_path):
+    path = tmp_path / "digits.tflite"
+    assert to_litert(model, path, batch_size=None, validate=IMAGES[:200]).comparison.agreement >= 0.995
+    (details,) = Interpreter(str(path)).get_input_details()
+    assert list(details["shape_signature"]) == [-1, 8, 8, 1]
+
+
+def test_the_report_is_data(model, tmp_path):
+    report = to_litert(model, tmp_path / "digits.tflite", validate=tf.data.Dataset.from_tensors(IMAGES[:10]))
+    data = json.loads(json.dumps(report.as_dict()))
+    assert data["operators"] == report.counts
+    assert data["comparison"]["samples"] == 10
+    assert data["left_in_float"] == []
+    assert "left in float: nothing" in str(report)
+
+
+def test_what_is_left_in_float_is_named_or_an_error(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="conv"), layers.Activation("elu", name="elu"), layers.Flatten()]
+    )
+    quantize(model).apply()
+    model(IMAGES[:9], training=True)
+    report = to_litert(model, tmp_path / "file.tflite")
+    assert [one.kind for one in report.left_in_float] == ["ELU"]
+    assert "elu" in report.left_in_float[0].name
+    (tmp_path / "file.tflite").unlink()
+    with pytest.raises(FloatOperatorError, match="ELU"):
+        to_litert(model, tmp_path / "file.tflite", strict=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_range_that_nothing_was_seen_of_is_an_error_before_a_file_is_written(tmp_path):
+    model = digits()
+    quantize(model).apply()
+    with pytest.raises(RangeNotSeenError, match="conv.*relu.*hidden.*logits"):
+        to_litert(model, tmp_path / "digits.tflite")
+    assert not list(tmp_path.iterdir())
+    calibrate(model, IMAGES[:50])
+    assert to_litert(model, tmp_path / "digits.tflite").left_in_float == ()
+
+
+def _is_constant(interpreter, details):
+    try:
+        interpreter.get_tensor(details["index"])
+    except ValueError:
+        return False
+    return True
+
+
+def test_pruned_zeros_are_zeros_in_the_file(tmp_path):
+    model = kwrap.wrap_model(digits(), Prune(ConstantSparsity(0.8, begin_step=0)))
+    trained(model)
+    path = tmp_path / "digits.tflite"
+    to_litert(model, path)
+    interpreter = Interpreter(str(path))
+    kernels = [
+        interpreter.get_tensor(details["index"])
+        for details in interpreter.get_tensor_details()
+        if details["dtype"] == np.int8 and details["name"] and _is_constant(interpreter, details)
+    ]
+    shares = sorted(round(float(np.mean(kernel == 0)), 1) for kernel in kernels if kernel.size > 20)
+    assert shares == [0.8, 0.8, 0.8]
+    content = path.read_bytes()
+    assert len(zlib.compress(content)) < 0.6 * len(content)
+
+
+def test_a_saved_model_keeps_the_rounding(model, tmp_path):
+    model.export(tmp_path / "exported", verbose=False)
+    outputs = tf.saved_model.load(str(tmp_path / "exported")).serve(IMAGES[:50])
+    assert np.allclose(outputs, model.predict(IMAGES[:50], verbose=0), atol=1e-6)
+    # All on the grid of the last range.
+    logits = next(one for one in ranges(model).tensors if one.path == "logits" and one.of == "outputs")
+    places = (np.asarray(outputs) - logits.minimum) / logits.step
+    assert np.ptp(places % 1) < 0.02 or np.ptp((places + 0.5) % 1) < 0.02
+
+
+def test_several_inputs_and_outputs_are_compared_by_their_names(tmp_path):
+    left, right = keras.Input((3,), name="left"), keras.Input((4,), name="right")
+    hidden = layers.Add(name="add")([layers.Dense(5, name="first")(left), layers.Dense(5, name="second")(right)])
+    model = keras.Model({"left": left, "right": right}, [layers.Dense(2, name="head")(hidden), hidden])
+    quantize(model).apply()
+    data = {"right": np.random.default_rng(0).normal(size=(64, 4)), "left": np.ones((64, 3))}
+    model(data, training=True)
+    report = to_litert(model, tmp_path / "file.tflite", validate=data)
+    assert report.left_in_float == ()
+    assert report.comparison.largest_difference < 0.1
+
+
+@pytest.mark.parametrize("option", ["input_dtype", "output_dtype"])
+def test_other_dtypes_are_errors(model, tmp_path, option):
+    with pytest.raises(OptionValueError, match="'float16' is none of"):
+        to_litert(model, tmp_path / "digits.tflite", **{option: "float16"})

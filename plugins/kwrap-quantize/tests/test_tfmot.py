@@ -176,14 +176,15 @@ def test_the_names_and_their_arguments_are_those_of_tfmot():
 def test_a_marked_layer_works_as_before():
     layer = layers.Dense(6)
     wrapper = quantize_annotate_layer(layer, DenseConfig())
-    assert wrapper.layer is layer and isinstance(wrapper.hooks[0].quantize_config, DenseConfig)
+    assert wrapper.layer is layer
+    assert isinstance(wrapper.hooks[0].quantize_config, DenseConfig)
     assert equal(keras.Sequential([keras.Input((10,)), layer]), keras.Sequential([keras.Input((10,)), wrapper]))
 
 
 @pytest.mark.filterwarnings("ignore:Do not pass an `input_shape`")
 def test_a_marked_layer_that_comes_first_builds_its_model():
     model = keras.Sequential([quantize_annotate_layer(layers.Dense(10, input_shape=(5,))), layers.Dropout(0.4)])
-    assert model.built and model.input_shape == (None, 5)
+    assert (model.built, model.input_shape) == (True, (None, 5))
 
 
 def test_a_marked_model_is_a_copy_that_works_as_before():
@@ -194,7 +195,7 @@ def test_a_marked_model_is_a_copy_that_works_as_before():
     assert hooks(marked) == [(name, "quantize_annotate") for name in ("hidden", "dropout", "own", "logits")]
     configs = [type(hook.quantize_config) for _, hook in kwrap.find_hooks(marked)]
     assert configs == [type(None), type(None), Nothing, type(None)]
-    assert equal(model, marked) and (model.compiled, marked.compiled) == (True, False)
+    assert (equal(model, marked), model.compiled, marked.compiled) == (True, True, False)
     assert hooks(quantize_annotate_model(marked)) == hooks(marked)
 
 
@@ -217,18 +218,20 @@ def test_a_lambda_layer_is_left_out_with_a_warning():
 @pytest.mark.parametrize("function", [quantize_model, quantize_annotate_model, quantize_apply])
 @pytest.mark.parametrize("given", [None, layers.Dense(3), Subclassed()], ids=["None", "layer", "subclassed"])
 def test_only_functional_and_sequential_models_are_taken(function, given):
-    with pytest.raises(ValueError, match="is no keras.Model of Keras 3|is neither Functional nor Sequential"):
+    with pytest.raises(ValueError, match=r"is no keras\.Model of Keras 3|is neither Functional nor Sequential"):
         function(given)
 
 
 @pytest.mark.parametrize("given", [None, simple(), quantize_annotate_layer(layers.Dense(3))])
 def test_only_layers_are_marked_that_are_no_models_and_not_wrapped(given):
-    with pytest.raises(ValueError, match="is no Keras 3 layer, or a model|is wrapped already"):
+    with pytest.raises(ValueError, match=r"is no Keras 3 layer, or a model|is wrapped already"):
         quantize_annotate_layer(given)
 
 
 def test_a_config_that_is_none_is_an_error():
-    with pytest.raises(OptionValueError, match="is no instance of a subclass of kwrap_quantize.tfmot.QuantizeConfig"):
+    with pytest.raises(
+        OptionValueError, match=r"is no instance of a subclass of kwrap_quantize\.tfmot\.QuantizeConfig"
+    ):
         quantize_annotate_layer(layers.Dense(3), quantize_config=object())
 
 
@@ -241,7 +244,8 @@ def test_a_model_is_quantized_in_a_copy_that_is_not_compiled():
     quantized = quantize_model(model)
     assert (hooks(model), with_weights(quantized), quantized.compiled) == ([], ["hidden", "logits"], False)
     for before, after in zip(model.trainable_weights, quantized.trainable_weights, strict=True):
-        assert before is not after and np.array_equal(before, after)
+        assert before is not after
+        assert np.array_equal(before, after)
     ((path, hook),) = kwrap.find_hooks(quantized, QuantizeInput)
     assert (path, hook.range) == ("hidden", "all_time")
 
@@ -274,7 +278,7 @@ def test_layers_chosen_by_a_clone_function_are_quantized():
 
 def test_a_layer_of_which_nobody_says_how_is_an_error_that_names_it():
     model = keras.Sequential([keras.Input((10,)), quantize_annotate_layer(CustomLayer(name="custom"))])
-    with pytest.raises(PlanError, match="custom.*Give it a QuantizeConfig"):
+    with pytest.raises(PlanError, match=r"custom.*Give it a QuantizeConfig"):
         quantize_apply(model)
     with pytest.raises(PlanError, match="custom"):
         quantize_model(keras.Sequential([keras.Input((10,)), CustomLayer(name="custom"), layers.Dense(3)]))
@@ -322,8 +326,8 @@ def test_a_config_says_what_is_rounded_instead_of_the_default():
     assert (weights.bits, weights.symmetric, weights.narrow_range, weights.per_channel) == (4, True, False, False)
     (output,) = (hook for path, hook in kwrap.find_hooks(quantized, QuantizeOutput) if path == "own")
     assert (output.bits, output.range, output.symmetric) == (8, "moving_average", False)
-    nothing = quantize_apply(quantize_annotate_model(simple(quantize_annotate_layer(layers.Dense(4, name="own"), Nothing()))))
-    assert "own" not in [path for path, _ in hooks(nothing)]
+    marked = quantize_annotate_model(simple(quantize_annotate_layer(layers.Dense(4, name="own"), Nothing())))
+    assert "own" not in [path for path, _ in hooks(quantize_apply(marked))]
 
 
 def test_a_config_quantizes_a_layer_of_which_nobody_else_says_how():
@@ -342,7 +346,7 @@ def test_a_config_that_names_what_is_no_weight_of_the_model_is_an_error():
         def get_weights_and_quantizers(self, layer):
             return [(keras.Variable([1.0]), quantizers.LastValueQuantizer(**EIGHT))]
 
-    with pytest.raises(TargetError, match="get_weights_and_quantizers of Stray names .*'own'"):
+    with pytest.raises(TargetError, match=r"get_weights_and_quantizers of Stray names .*'own'"):
         quantize_apply(simple(quantize_annotate_layer(layers.Dense(4, name="own"), Stray())))
 
 
@@ -393,11 +397,15 @@ def test_a_fixed_quantizer_rounds_to_its_grid():
     assert quantizer(inputs, True, quantizer.build(None, "x", None)).numpy().tolist() == [0.0, 0.0, 8.0, 15.0]
 
 
-@pytest.mark.parametrize("quantizer", [quantizers.LastValueQuantizer(**EIGHT), quantizers.FixedQuantizer(8, -1, 1, True)])
+@pytest.mark.parametrize(
+    "quantizer",
+    [quantizers.LastValueQuantizer(**EIGHT), quantizers.FixedQuantizer(8, -1, 1, True)],
+    ids=["last", "fixed"],
+)
 def test_quantizers_come_back_from_their_config_and_are_equal(quantizer):
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(quantizer))
-    assert again == quantizer and hash(again) == hash(quantizer)
-    assert quantizer != MOVING and quantizer != FixedRange()
+    assert (again, hash(again)) == (quantizer, hash(quantizer))
+    assert quantizer not in (MOVING, FixedRange())
 
 
 @pytest.mark.parametrize("bits", [1, 17, 8.0, True, None])
@@ -417,7 +425,7 @@ def test_a_network_with_tfmots_weights_and_ranges_gives_what_it_gives_in_tfmot()
         for variable in layer.weights:
             variable.assign(np.array(weights[f"quant_{layer.name}/{variable.name}"]).reshape(variable.shape))
     quantized = quantize_model(model)
-    rounded = {path: hook for path, hook in kwrap.find_hooks(quantized, QuantizeOutput)}
+    rounded = dict(kwrap.find_hooks(quantized, QuantizeOutput))
     assert list(rounded) == ["relu", "second", "hidden", "logits"]
     ranges = {name: f"quant_{name}/post_activation" for name in rounded} | {"relu": "quant_relu/output"}
     ((_, entrance),) = kwrap.find_hooks(quantized, QuantizeInput)
@@ -459,8 +467,8 @@ def test_the_converter_makes_an_int8_file_of_a_quantized_model(tmp_path):
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     interpreter = Interpreter(model_content=converter.convert())
     interpreter.allocate_tensors()
-    dtypes = {one["dtype"] for one in interpreter.get_tensor_details() if one["shape"].size == 2 and one["shape"][0] > 1}
-    assert dtypes == {np.int8}
+    matrices = [one for one in interpreter.get_tensor_details() if len(one["shape"]) == 2 and one["shape"][0] > 1]
+    assert [one["dtype"] for one in matrices] == [np.int8, np.int8]
     inputs = data(model)[0][:1]
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], inputs)
     interpreter.invoke()

@@ -1,7 +1,9 @@
 """Quantization-aware training for Keras 3 models, down to an int8 LiteRT file, as a plugin of kwrap."""
 
 import kwrap_quantize.tfmot  # Its hooks have to be known where a file with them is loaded.
+from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
+from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._calibrating import calibrate
 from kwrap_quantize._errors import (
     CalibrationError,
@@ -12,25 +14,45 @@ from kwrap_quantize._errors import (
 )
 from kwrap_quantize._freezing import FreezeRanges, freeze_ranges, unfreeze_ranges
 from kwrap_quantize._graph import quantize
+from kwrap_quantize._graph_errors import (
+    ConversionError,
+    FloatLayerError,
+    FloatOperatorError,
+    GraphNotSeenError,
+    MissingLiteRTError,
+)
 from kwrap_quantize._litert import to_litert
-from kwrap_quantize._litert_report import LiteRTReport
+from kwrap_quantize._litert_report import Comparison, LiteRTReport
+from kwrap_quantize._normalization import QuantizeNormalization
+from kwrap_quantize._operators import Operator
 from kwrap_quantize._ranges import Ranges, TensorRange, ranges, require_ranges
 from kwrap_quantize._weights import QuantizeWeights
 
 __all__ = [
     "CalibrationError",
+    "Comparison",
+    "ConversionError",
+    "FloatLayerError",
+    "FloatOperatorError",
     "FreezeRanges",
+    "GraphNotSeenError",
+    "LiteRTReport",
+    "MissingLiteRTError",
     "NoFloatingTensorsError",
     "NonFiniteRangeError",
+    "Operator",
+    "QuantizeActivation",
+    "QuantizeBetween",
     "QuantizeInput",
+    "QuantizeNormalization",
     "QuantizeOutput",
+    "QuantizeSteps",
     "QuantizeWeights",
     "RangeNotSeenError",
     "Ranges",
     "TensorCountError",
     "TensorRange",
     "calibrate",
-    "LiteRTReport",
     "freeze_ranges",
     "quantize",
     "ranges",

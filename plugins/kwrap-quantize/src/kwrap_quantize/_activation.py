@@ -15,7 +15,7 @@ from kwrap_quantize._options import checked_bits, checked_bool
 from kwrap_quantize._roles import CLIPS, activation_name, name_of
 from kwrap_quantize._swap import Instead
 
-__all__ = ["ActivationSteps", "QuantizeActivation", "fixed_range", "has_steps", "is_rounded_before"]
+__all__ = ["QuantizeSteps", "QuantizeActivation", "fixed_range", "has_steps", "is_rounded_before"]
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -23,7 +23,7 @@ class QuantizeActivation(Activations):
     """Round what a layer gives its own activation, as `Dense(10, activation="softmax")` does.
 
     LiteRT computes the sum and the activation by two operators, with integers between them. What the activation itself
-    is made of is rounded as by `ActivationSteps`; what it gives is left to `QuantizeOutput`, as which it works in all
+    is made of is rounded as by `QuantizeSteps`; what it gives is left to `QuantizeOutput`, as which it works in all
     else.
 
     Args:
@@ -58,12 +58,11 @@ class QuantizeActivation(Activations):
 
 
 @kwrap.hook(layer_type=keras.layers.Activation)
-class ActivationSteps(kwrap.Hook):
+class QuantizeSteps(kwrap.Hook):
     """Round between the operators of which LiteRT makes an Activation layer.
 
-    Of SiLU that is the sigmoid, of which it is a product; of hard sigmoid the sum that is clipped. Hard SiLU is
-    computed by the formula that LiteRT has an operator for, x * relu6(x + 3) * (1 / 6). The ranges are those that the
-    functions have, and all other activations stay as they are.
+    Of SiLU that is the sigmoid, of which it is a product; of hard sigmoid the sum that is clipped. The ranges are those
+    that the functions have. All other activations are one operator, and stay as they are.
 
     Args:
         bits: of each value, from 2 to 16.
@@ -119,10 +118,6 @@ def _silu(values: Any, bits: int, symmetric: bool) -> Any:
     return values * _rounded(tf.sigmoid(values), ends, bits)
 
 
-def _hard_silu(values: Any, bits: int, symmetric: bool) -> Any:
-    return values * tf.nn.relu6(values + tf.cast(3.0, values.dtype)) * tf.cast(1 / 6, values.dtype)
-
-
 def _hard_sigmoid(values: Any, bits: int, symmetric: bool) -> Any:
     clipped = tf.nn.relu6(values + tf.cast(3.0, values.dtype))
     return _rounded(clipped, (-6.0 if symmetric else 0.0, 6.0), bits) * tf.cast(1 / 6, values.dtype)
@@ -133,4 +128,4 @@ def _rounded(values: Any, ends: Any, bits: int) -> Any:
     return rounded(values, low, high, bits=bits)
 
 
-_STEPS: Final = {"silu": _silu, "hard_silu": _hard_silu, "hard_sigmoid": _hard_sigmoid}
+_STEPS: Final = {"silu": _silu, "hard_sigmoid": _hard_sigmoid}

@@ -93,7 +93,9 @@ class Activations(kwrap.Hook):
         if training:
             low, high = self._move(tensors)
         elif ranges_are_constants():
-            low, high = (tf.constant(keras.ops.convert_to_numpy(end.value)) for end in (self.minimum, self.maximum))
+            with tf.init_scope():  # out of the graph that is traced
+                ends = [keras.ops.convert_to_numpy(end.value) for end in (self.minimum, self.maximum)]
+            low, high = map(tf.constant, ends)
         else:
             low, high, seen = (tf.convert_to_tensor(end.value) for end in (self.minimum, self.maximum, self.seen))
             return [

@@ -118,7 +118,7 @@ def step_range(step: Any, bits: int, narrow_range: bool) -> tuple[Any, Any]:
 
 def usable_range(low: Any, high: Any, bits: int, symmetric: bool) -> tuple[Any, Any]:
     """Return the ends of the range of an activation from what was seen of it; that of zeros reaches to 1."""
-    high = tf.where(high - low > _TINY, high, low + 1.0)
+    high = tf.where(high - low <= _TINY, low + 1.0, high)  # NaN stays NaN
     return symmetric_range(tf.maximum(-low, high), bits) if symmetric else (low, high)
 
 

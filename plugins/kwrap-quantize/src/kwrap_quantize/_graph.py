@@ -8,13 +8,13 @@ import keras
 
 import kwrap
 from kwrap.errors import ModelTypeError, RuleError
-from kwrap_quantize._activation import ActivationSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
-from kwrap_quantize._affine import OneOperator
+from kwrap_quantize._activation import QuantizeSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
+from kwrap_quantize._normalization import QuantizeNormalization
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._weights import QuantizeWeights
-from kwrap_quantize._roles import Role, activation_name, role_of, why_float
+from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, role_of, why_float
 
 __all__ = ["quantize"]
 
@@ -32,7 +32,7 @@ class _Needs:
     between: bool = False
     activation: bool = False
     steps: bool = False
-    one_operator: bool = False
+    normalization: bool = False
     outputs: int = 0  # of how many tensors that it gives
 
 
@@ -63,14 +63,14 @@ class _Walk:
         layer, path = call.operation, str(call.path)
         needs = self.needs.setdefault(path, _Needs(layer))
         floats = [number for number in call.inputs if _is_float(self.graph.tensors[number])]
-        if any(number not in self._rounded and number not in self._pending for number in floats):
+        if role is not Role.JOINING and any(number not in self._rounded | self._pending for number in floats):
             needs.inputs = len(floats)
         needs.weights |= role in (Role.WEIGHTED, Role.LOOKUP)
         needs.between |= isinstance(layer, QuantizeBetween.layer_type)
         needs.activation |= is_rounded_before(layer)
         needs.steps |= has_steps(layer)
-        needs.one_operator |= alone
-        if role is Role.LOOKUP or role is Role.MOVING:
+        needs.normalization |= alone
+        if role is Role.LOOKUP or (role is Role.MOVING and not self._pending.intersection(call.inputs)):
             self._rounded.update(call.outputs)
         elif self._is_fused_further(call, role):
             self._pending.update(call.outputs)
@@ -85,22 +85,33 @@ class _Walk:
         """Return why a call stays in float; None if it does not."""
         if call.path in self.left_alone:
             return self.left_alone[call.path]
-        if alone and len(self.graph.tensors[call.inputs[0]].shape) != 4:
-            return "nothing that it could be part of comes before it; by itself LiteRT has it for images only"
+        if alone and len(self.graph.tensors[call.inputs[0]].shape) > 4:
+            return "no convolution comes before it; by itself LiteRT has it for tensors of up to 4 axes"
         return why_float(call.operation)
 
     def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
-        """Tell whether the next layer, and no other, takes the result within the same operator."""
-        if role in (Role.RANGED, Role.FUSED, Role.SCALING) or activation_name(call.operation) != "linear":
+        """Tell whether the next layer, and no other, takes the result without a grid of its own."""
+        if role is not Role.JOINING and self._is_joined(call):
+            return True
+        taker = self._only_taker(call)
+        if taker is None or role not in (Role.WEIGHTED, Role.NORM, Role.ARITHMETIC):
             return False
-        (result,) = call.outputs
-        takers = self._takers[result]
-        if len(takers) != 1 or result in self.graph.outputs:
+        if activation_name(call.operation) != "linear":
             return False
-        next_role = self._role(takers[0])
-        if next_role is Role.NORM:
-            return role is Role.WEIGHTED
-        return next_role is Role.FUSED
+        return self._role(taker) is Role.FUSED or (self._role(taker) is Role.NORM and fuses_norm(call.operation))
+
+    def _is_joined(self, call: kwrap.GraphCall) -> bool:
+        """Tell whether the result goes into one that joins tensors on its grid, and nowhere else, moved at most."""
+        taker = self._only_taker(call)
+        if taker is None:
+            return False
+        role = self._role(taker)
+        return role is Role.JOINING or (role is Role.MOVING and self._is_joined(taker))
+
+    def _only_taker(self, call: kwrap.GraphCall) -> kwrap.GraphCall | None:
+        """Return the only call that takes a call's result; None if others do, or the model gives it."""
+        takers = [taker for number in call.outputs for taker in self._takers[number]]
+        return takers[0] if len(takers) == 1 and not set(call.outputs).intersection(self.graph.outputs) else None
 
 
 def quantize(
@@ -147,13 +158,14 @@ def quantize(
             raise
         raise GraphNotSeenError(model.name, type(model).__name__) from error
     options = {"bits": activation_bits, "range": range, "decay": decay, "symmetric": activation_bits > 8}
-    weights = QuantizeWeights(bits, method=method)
-    QuantizeOutput(**options)  # raises for bad options, before the work
+    of_weights = {"bits": bits, "method": method}
+    for hook, given in ((QuantizeWeights, of_weights), (QuantizeOutput, options)):
+        hook(**given)  # raises for bad options, before the work
     left_alone = _left_alone(model, graph, where, exclude)
     walk = _Walk(graph, left_alone)
     if strict and (reasons := {path: why for path, why in walk.reasons.items() if path not in left_alone}):
         raise FloatLayerError(model.name, reasons)
-    rules = [*_weight_rules(model, weights, left_alone), *_activation_rules(walk, options)]
+    rules = [*_weight_rules(model, of_weights, left_alone), *_activation_rules(walk, options)]
     if not rules:
         raise RuleError("quantize", f"leaves no layer of {model.name!r}: {'; '.join(set(walk.reasons.values()))}")
     return kwrap.plan(model, rules).left_out(_NAME, walk.reasons)
@@ -179,18 +191,19 @@ def _is_in(path: str, paths: Container[str]) -> bool:
     return any("/".join(parts[:count]) in paths for count in range(1, len(parts) + 1))
 
 
-def _weight_rules(
-    model: keras.Model, weights: QuantizeWeights, left_alone: Mapping[str, str]
-) -> Iterator[kwrap.Rule]:
-    """Yield the rule for kernels: those of all layers that are not left alone, of layers in float too."""
-    layers = kwrap.find_layers(model, lambda layer, path: True)
-    chosen = {
-        id(layer)
-        for path, layer in layers.items()
+def _weight_rules(model: keras.Model, options: Mapping[str, Any], left_alone: Container[str]) -> Iterator[kwrap.Rule]:
+    """Yield the rules for kernels: those of all layers that are not left alone, of layers in float too."""
+    weights = QuantizeWeights(**options)
+    layers = {
+        path: layer
+        for path, layer in kwrap.find_layers(model, lambda layer, path: True).items()
         if layer.built and not _is_in(path, left_alone) and weights.select_targets(layer, path)
     }
-    if chosen:
-        yield weights.at(lambda layer, path: id(layer) in chosen)
+    chosen = [
+        (layer, {**options, "per_channel": False} if isinstance(layer, ONE_RANGE) else dict(options))
+        for layer in layers.values()
+    ]
+    return _rules(QuantizeWeights, chosen)
 
 
 def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap.Rule]:
@@ -201,8 +214,8 @@ def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap
         (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
         (QuantizeBetween, lambda needs: needs.between and moving),
         (QuantizeActivation, lambda needs: needs.activation and moving),
-        (ActivationSteps, lambda needs: needs.steps and {name: options[name] for name in ("bits", "symmetric")}),
-        (OneOperator, lambda needs: needs.one_operator and {}),
+        (QuantizeSteps, lambda needs: needs.steps and {name: options[name] for name in ("bits", "symmetric")}),
+        (QuantizeNormalization, lambda needs: needs.normalization and {}),
     ):
         yield from _rules(kind, [(needs.layer, options_of(needs)) for needs in walk.needs.values()])
 

@@ -8,11 +8,11 @@ from typing import Any, Final, Literal, TypeAlias
 import keras
 import tensorflow as tf
 
-import kwrap
 from kwrap.errors import OptionValueError
 from kwrap_quantize._compare import compare
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
 from kwrap_quantize._litert_report import LiteRTReport
+from kwrap_quantize._modes import constant_ranges
 from kwrap_quantize._operators import read_operators
 from kwrap_quantize._ranges import require_ranges
 
@@ -29,7 +29,6 @@ def to_litert(
     input_dtype: IOType = "float32",
     output_dtype: IOType = "float32",
     batch_size: int | None = 1,
-    sparse: bool = False,
     strict: bool = False,
     validate: Any = None,
 ) -> LiteRTReport:
@@ -45,8 +44,6 @@ def to_litert(
             the scale and zero point in the file.
         output_dtype: the same of the outputs.
         batch_size: the number of samples in a call, fixed in the file; None: any number, told at each call.
-        sparse: whether zeros of pruned weights are left out of the file, where enough of them are there for the
-            converter to do so.
         strict: whether an operator that is left in float is an error.
         validate: inputs on which the file is run beside Keras: an array, a dict or list of arrays as the model takes
             them, or a `tf.data.Dataset` of batches. Needs `ai-edge-litert`.
@@ -62,7 +59,7 @@ def to_litert(
         if dtype not in _IO_TYPES:
             raise OptionValueError("to_litert", option, dtype, f"is none of {', '.join(_IO_TYPES)}")
     require_ranges(model, "to_litert")
-    content = _convert(model, input_dtype, output_dtype, batch_size, sparse)
+    content = _convert(model, input_dtype, output_dtype, batch_size)
     operators = tuple(read_operators(content))
     if strict and (floats := [one for one in operators if one.is_float]):
         raise FloatOperatorError(model.name, floats)
@@ -71,16 +68,13 @@ def to_litert(
     return LiteRTReport(os.fspath(path), len(content), operators, comparison)
 
 
-def _convert(
-    model: keras.Model, input_dtype: IOType, output_dtype: IOType, batch_size: int | None, sparse: bool
-) -> bytes:
+def _convert(model: keras.Model, input_dtype: IOType, output_dtype: IOType, batch_size: int | None) -> bytes:
     """Return the content of the file."""
     with tempfile.TemporaryDirectory() as folder:
-        model.export(folder, format="tf_saved_model", verbose=False, input_signature=_signature(model, batch_size))
+        with constant_ranges():
+            model.export(folder, format="tf_saved_model", verbose=False, input_signature=_signature(model, batch_size))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        if sparse:
-            converter.optimizations.append(tf.lite.Optimize.EXPERIMENTAL_SPARSITY)
         converter.inference_input_type = tf.as_dtype(input_dtype)
         converter.inference_output_type = tf.as_dtype(output_dtype)
         try:
@@ -93,7 +87,7 @@ def _convert(
 def _signature(model: keras.Model, batch_size: int | None) -> Any:
     """Return what the model is exported for; None, for Keras to say it, where its inputs are not known."""
     try:
-        inputs = model.input
+        inputs = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     except AttributeError:
         return None
 

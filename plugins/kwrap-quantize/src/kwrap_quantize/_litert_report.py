@@ -16,8 +16,8 @@ class Comparison:
 
     Attributes:
         samples: how many samples were compared.
-        agreement: the share of samples with the same class, the greatest along the last axis, in all outputs of two or
-            more columns; None where there is no such output.
+        agreement: the share of classes that are the same, the greatest along the last axis of outputs with two or more
+            columns: one for a sample, or for each of its pixels; None where there is no such output.
         largest_difference: the largest absolute difference of an output.
     """
 
@@ -73,7 +73,7 @@ class LiteRTReport:
         floats = self.left_in_float
         notes = [f"left in float: {', '.join(f'{one.kind} ({one.name})' for one in floats) if floats else 'nothing'}"]
         if (found := self.comparison) is not None:
-            same = "" if found.agreement is None else f"the same class for {found.agreement:.2%}, "
+            same = "" if found.agreement is None else f"the same class in {found.agreement:.2%}, "
             notes.append(f"beside Keras, {found.samples} samples: {same}largest difference {found.largest_difference:.6g}")
         return notes
 

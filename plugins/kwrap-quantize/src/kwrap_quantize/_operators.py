@@ -8,11 +8,11 @@ from typing import Any
 # is private.
 from tensorflow.lite.python import schema_py_generated as schema
 
-__all__ = ["Operator", "read_operators"]
+__all__ = ["BORDERS", "Operator", "read_operators"]
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 # Between floats and integers, at the borders of what is quantized.
-_BORDERS = ("QUANTIZE", "DEQUANTIZE")
+BORDERS = ("QUANTIZE", "DEQUANTIZE")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Operator:
     @property
     def is_float(self) -> bool:
         """Whether it computes in floating point; the conversions at the borders of what is quantized do not count."""
-        return self.dtype in _FLOATS and self.kind not in _BORDERS
+        return self.dtype in _FLOATS and self.kind not in BORDERS
 
 
 def read_operators(content: bytes) -> list[Operator]:
@@ -52,9 +52,10 @@ def _operator(model: Any, graph: Any, operator: Any) -> Operator:
     constants = [tensor for tensor in taken if _size(model, tensor)]
     dtypes = [_dtype(tensor) for tensor in given]
     computed = [_dtype(tensor) for tensor in (*taken, *given) if not _size(model, tensor)]
-    floats = [dtype for dtype in computed if dtype in _FLOATS]
+    kind = _kind(model.OperatorCodes(operator.OpcodeIndex()))
+    floats = [dtype for dtype in computed if dtype in _FLOATS and kind not in BORDERS]
     return Operator(
-        kind=_kind(model.OperatorCodes(operator.OpcodeIndex())),
+        kind=kind,
         dtype=(floats or dtypes or ["none"])[0],
         weights=_dtype(max(constants, key=lambda tensor: _size(model, tensor))) if constants else None,
         name=given[0].Name().decode() if given else "",

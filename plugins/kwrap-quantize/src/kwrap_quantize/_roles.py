@@ -6,7 +6,7 @@ from typing import Any, Final
 import keras
 from keras import layers
 
-__all__ = ["CLIPS", "Role", "activation_name", "is_fusable", "name_of", "role_of", "why_float"]
+__all__ = ["CLIPS", "ONE_RANGE", "Role", "activation_name", "fuses_norm", "is_fusable", "name_of", "role_of", "why_float"]
 
 
 class Role(Enum):
@@ -24,7 +24,9 @@ class Role(Enum):
     RANGED = "ranged"
     # Multiplied and added, all of it or a channel.
     SCALING = "scaling"
-    # Moves or leaves out numbers: the result has the range of what it takes.
+    # Puts tensors together on one grid: of what it takes, none has one of its own.
+    JOINING = "joining"
+    # Moves, leaves out or averages numbers: the result has the range of what it takes.
     MOVING = "moving"
     # Takes rows of a rounded table.
     LOOKUP = "lookup"
@@ -44,21 +46,17 @@ _WEIGHTED: Final = (
 )
 _ARITHMETIC: Final = (layers.Add, layers.Multiply, layers.Subtract)
 _RANGED: Final = (
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.Concatenate,
-    layers.ELU,
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
     layers.LeakyReLU,
-    layers.Maximum,
-    layers.Minimum,
-    layers.PReLU,
     layers.Softmax,
 )
+_JOINING: Final = (layers.Concatenate, layers.Maximum, layers.Minimum)
 _MOVING: Final = (
     layers.ActivityRegularization,
     layers.AlphaDropout,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
     layers.Cropping1D,
     layers.Cropping2D,
     layers.Dropout,
@@ -80,18 +78,21 @@ _MOVING: Final = (
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
 )
+# The converter moves the axes of these kernels in ways that ranges of channels do not survive.
+ONE_RANGE: Final = (layers.Conv1D, layers.Conv2DTranspose, layers.DepthwiseConv1D, layers.SeparableConv1D)
 _BY_ROLE: Final = (
     (Role.WEIGHTED, _WEIGHTED),
     (Role.NORM, (layers.BatchNormalization,)),
     (Role.ARITHMETIC, _ARITHMETIC),
     (Role.RANGED, _RANGED),
     (Role.SCALING, (layers.Normalization, layers.Rescaling)),
+    (Role.JOINING, _JOINING),
     (Role.MOVING, _MOVING),
     (Role.LOOKUP, (layers.Embedding,)),
 )
 # Activations of which LiteRT has an operator in integers, and those that it clips within the operator before them.
 CLIPS: Final = ("linear", "relu", "relu6")
-_INTEGER: Final = ("elu", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
+_INTEGER: Final = ("gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
 
 
 def role_of(layer: keras.Operation) -> Role:
@@ -121,6 +122,11 @@ def why_float(layer: keras.Operation) -> str | None:
     if _is(layer, layers.Activation) and name not in CLIPS and name not in _INTEGER:
         return f"LiteRT has no operator in integers for the activation {name}"
     return None
+
+
+def fuses_norm(layer: keras.Operation) -> bool:
+    """Tell whether a BatchNormalization after `layer` becomes part of its kernel, rounded as this is."""
+    return _is(layer, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
 
 
 def activation_name(layer: keras.Layer) -> str:

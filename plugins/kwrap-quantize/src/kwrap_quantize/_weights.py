@@ -128,7 +128,7 @@ class QuantizeWeights(kwrap.Hook):
         has_channels = 0 < len(target.input_axes) < len(target.shape)
         if self.per_channel and not has_channels:
             raise TargetError(
-                f"hook {self.name!r} at {self.path!r}: {target.name!r} has no output channels, each with weights of its "
+                f"hook {self.name!r} at {self.path!r}: {target.name!r} has no output channels with weights of their "
                 "own: leave it out with the option targets=..., or per_channel=False"
             )
         is_einsum = isinstance(layer, keras.layers.EinsumDense)

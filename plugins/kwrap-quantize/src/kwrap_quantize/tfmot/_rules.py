@@ -22,6 +22,7 @@ from kwrap_quantize.tfmot._quantizers import (
 
 __all__ = ["Owners", "just", "owners_of", "places_of", "rules_of"]
 
+
 class Place(Protocol):
     """A layer and its path in the model."""
 
@@ -40,7 +41,9 @@ _RANGES = {LastValueQuantizer: "last", MovingAverageQuantizer: "moving_average",
 
 def places_of(model: keras.Model) -> Sequence[Place]:
     """Return all layers of a model, those that layers hold too, each with its path."""
-    entries: Sequence[Place] = kwrap.plan(model, QuantizeAnnotate(name="places"), where=lambda layer, path: True).entries
+    entries: Sequence[Place] = kwrap.plan(
+        model, QuantizeAnnotate(name="places"), where=lambda layer, path: True
+    ).entries
     return entries
 
 

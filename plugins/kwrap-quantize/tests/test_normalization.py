@@ -4,7 +4,7 @@ import pytest
 from keras import layers
 
 import kwrap
-from kwrap_quantize._affine import OneOperator
+from kwrap_quantize._normalization import QuantizeNormalization
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(4, 5, 5, 3)).astype("float32")
@@ -33,13 +33,13 @@ LAYERS = [
 def test_the_result_is_that_of_the_layer(layer):
     model = keras.Sequential([keras.Input((5, 5, 3)), layer])
     expected = model(IMAGES)
-    kwrap.wrap_model(model, OneOperator(), where=type(layer))
+    kwrap.wrap_model(model, QuantizeNormalization(), where=type(layer))
     assert np.allclose(model(IMAGES), expected, atol=1e-5)
 
 
 def test_in_training_the_layer_normalizes_the_batch_itself():
     layer = layers.BatchNormalization()
-    model = kwrap.wrap_model(keras.Sequential([keras.Input((5, 5, 3)), layer]), OneOperator(), where=type(layer))
+    model = kwrap.wrap_model(keras.Sequential([keras.Input((5, 5, 3)), layer]), QuantizeNormalization(), where=type(layer))
     outputs = model(IMAGES, training=True)
     assert np.allclose(np.mean(outputs, (0, 1, 2)), 0, atol=1e-5)
     assert np.allclose(layer.moving_mean, 0.01 * IMAGES.mean((0, 1, 2)), atol=1e-6)

@@ -1,4 +1,4 @@
-"""OneOperator: a normalization that stands by itself as one operator in integers."""
+"""QuantizeNormalization: a normalization that stands by itself as one operator in integers."""
 
 import weakref
 from collections.abc import Callable
@@ -10,18 +10,18 @@ import tensorflow as tf
 import kwrap
 from kwrap_quantize._fake import rounded_straight
 
-__all__ = ["OneOperator"]
+__all__ = ["QuantizeNormalization"]
 
 _LAYERS = (keras.layers.BatchNormalization, keras.layers.Normalization, keras.layers.Rescaling)
 
 
 @kwrap.hook(layer_type=_LAYERS)
-class OneOperator(kwrap.Hook):
+class QuantizeNormalization(kwrap.Hook):
     """Compute, at inference, a normalization that no convolution comes before as a depthwise one with a kernel of 1x1.
 
     A factor and a sum a channel are two operators in LiteRT, with a number between them that has no range; a depthwise
     convolution is one, whose kernel has a range a channel: one number each, which is exact. The result is that of the
-    layer, up to the rounding of float32. For images, (batch, height, width, channels); in training, the layer computes.
+    layer, up to the rounding of float32. For tensors of up to 4 axes, channels last; in training, the layer computes.
     """
 
     def build(self, layer: keras.Layer) -> None:
@@ -32,15 +32,19 @@ class OneOperator(kwrap.Hook):
         """Return the layer's outputs."""
         layer = self._of()
         outputs = call_next(inputs)
-        if (training and isinstance(layer, keras.layers.BatchNormalization)) or len(inputs.shape) != 4:
+        if (training and isinstance(layer, keras.layers.BatchNormalization)) or len(inputs.shape) > 4:
             return outputs
         channels = inputs.shape[-1]
         factor, addend = (
             tf.broadcast_to(tf.reshape(tf.cast(each, tf.float32), (-1,)), (channels,)) for each in _affine(layer)
         )
         kernel = tf.reshape(rounded_straight(factor[None, None], bits=8, per_channel=True), (1, 1, channels, 1))
-        result = tf.nn.depthwise_conv2d(tf.cast(inputs, tf.float32), kernel, (1, 1, 1, 1), "VALID") + addend
-        return tf.cast(result, outputs.dtype)
+        images = tf.cast(inputs, tf.float32)
+        for _ in range(4 - len(inputs.shape)):
+            images = tf.expand_dims(images, -2)
+        result = tf.nn.depthwise_conv2d(images, kernel, (1, 1, 1, 1), "VALID") + addend
+        added = list(range(len(inputs.shape) - 1, 3))
+        return tf.cast(tf.squeeze(result, added) if added else result, outputs.dtype)
 
 
 def _affine(layer: Any) -> tuple[Any, Any]:
