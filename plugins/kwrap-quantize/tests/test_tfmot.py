@@ -330,6 +330,20 @@ def test_a_config_says_what_is_rounded_instead_of_the_default():
     assert "own" not in [path for path, _ in hooks(quantize_apply(marked))]
 
 
+def test_a_config_rounds_before_a_softmax_and_on_both_sides_of_gelu():
+    def marked(name):
+        return quantize_annotate_layer(layers.Dense(4, activation=name, name=name), DenseConfig())
+
+    model = keras.Sequential([keras.Input((4,)), *map(marked, ("gelu", "relu", "softmax"))])
+    found = [(path, hook) for path, hook in hooks(quantize_apply(model)) if hook != "quantize_weights"]
+    assert found == [
+        ("gelu", "quantize_activation"),
+        ("gelu", "quantize_output"),
+        ("relu", "quantize_output"),
+        ("softmax", "quantize_activation"),
+    ]
+
+
 def test_a_config_quantizes_a_layer_of_which_nobody_else_says_how():
     model = keras.Sequential([keras.Input((10,)), quantize_annotate_layer(CustomLayer(name="custom"), InnerConfig())])
     quantized = quantize_apply(model)

@@ -1,7 +1,7 @@
 """The names of tensorflow-model-optimization's quantization-aware training, with its signatures, on Keras 3.
 
-A script for tfmot works with `import kwrap_quantize.tfmot as tfmot` for `import tensorflow_model_optimization as tfmot`.
-The page "From tfmot to kwrap-quantize" tells what differs.
+A script for tfmot works with `import kwrap_quantize.tfmot as tfmot` for `import tensorflow_model_optimization as
+tfmot`. The page "From tfmot to kwrap-quantize" tells what differs.
 """
 
 from kwrap_quantize.tfmot import experimental, quantization

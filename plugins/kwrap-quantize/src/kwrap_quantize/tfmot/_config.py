@@ -37,10 +37,10 @@ class QuantizeConfig(abc.ABC):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of `__init__`."""
 
-    def set_quantize_weights(self, layer: keras.Layer, quantize_weights: Sequence[Any]) -> None:
+    def set_quantize_weights(self, layer: keras.Layer, quantize_weights: Sequence[Any]) -> None:  # noqa: B027
         """Do nothing, for scripts that call it; kwrap gives the layer the rounded weights by itself."""
 
-    def set_quantize_activations(self, layer: keras.Layer, quantize_activations: Sequence[Any]) -> None:
+    def set_quantize_activations(self, layer: keras.Layer, quantize_activations: Sequence[Any]) -> None:  # noqa: B027
         """Do nothing, for scripts that call it."""
 
     @classmethod

@@ -123,6 +123,6 @@ class KeepZeros(kwrap.Hook):
         for target in self.target_weights:
             self.state(target, "kept").assign(keras.ops.not_equal(target.variable, 0))
 
-    def constrain(self, target: kwrap.WeightTarget, value: Any) -> Any:
+    def constrain(self, target: kwrap.WeightTarget, value: Any) -> Any:  # type: ignore[override]  # no step, no counter
         """Return `value` with the zeros that were there."""
         return keras.ops.where(self.state(target, "kept"), value, keras.ops.zeros_like(value))

@@ -9,8 +9,8 @@ import keras
 
 import kwrap
 from kwrap.errors import OptionValueError, PlanError
-from kwrap_quantize._graph import quantize
 from kwrap_quantize._activations import QuantizeInput
+from kwrap_quantize._graph import quantize
 from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeAnnotate, checked_config
@@ -111,7 +111,10 @@ def quantize_apply(
 
 def quantize_scope(*args: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which Keras knows the classes that are given by name; what is quantized loads without."""
-    return keras.saving.custom_object_scope({name: cls for objects in args for name, cls in objects.items()})
+    scope: contextlib.AbstractContextManager[Any] = keras.saving.custom_object_scope(
+        {name: cls for objects in args for name, cls in objects.items()}
+    )
+    return scope
 
 
 def _check(function: str, argument: str, model: Any, *, built: bool = False) -> None:
@@ -246,8 +249,8 @@ def _check_skipped(function: str, plan: kwrap.Plan, marked: Marked) -> None:
     default = {place.path for place in places_of(plan.model) if marked.get(id(place.layer), ...) is None}
     problems = [
         kwrap.Problem(
-            f"{skipped.reason}. Give it a QuantizeConfig, by quantize_annotate_layer; or kwrap_quantize.quantize(model) "
-            "leaves it in float",
+            f"{skipped.reason}. Give it a QuantizeConfig, by quantize_annotate_layer; or leave it in float, as "
+            "kwrap_quantize.quantize(model) does",
             skipped.path,
             function,
         )

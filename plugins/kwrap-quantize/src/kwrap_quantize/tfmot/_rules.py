@@ -1,4 +1,4 @@
-"""What a QuantizeConfig says, as rules of hooks: ordinary ones where they do the same, else the quantizers themselves."""
+"""What a QuantizeConfig says, as rules of hooks: ordinary ones where they do the same, else quantizers themselves."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from kwrap_quantize.tfmot._quantizers import (
     LastValueQuantizer,
     MovingAverageQuantizer,
     Quantizer,
+    RangeQuantizer,
 )
 
 __all__ = ["Owners", "just", "owners_of", "places_of", "rules_of"]
@@ -26,8 +27,13 @@ __all__ = ["Owners", "just", "owners_of", "places_of", "rules_of"]
 class Place(Protocol):
     """A layer and its path in the model."""
 
-    layer: keras.Layer
-    path: str
+    @property
+    def layer(self) -> keras.Layer:
+        """The layer itself."""
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
 
 
 # The layer that owns a variable, and the name of its target there, by the variable's id.
@@ -36,7 +42,11 @@ Owners = Mapping[int, tuple[keras.Layer, str]]
 # tfmot rounds before these activations, and after GELU, too; after all others.
 _BEFORE = ("softmax", "sigmoid", "tanh", "gelu")
 _AFTER_TOO = ("gelu",)
-_RANGES = {LastValueQuantizer: "last", MovingAverageQuantizer: "moving_average", AllValuesQuantizer: "all_time"}
+_RANGES: Mapping[type[Quantizer], str] = {
+    LastValueQuantizer: "last",
+    MovingAverageQuantizer: "moving_average",
+    AllValuesQuantizer: "all_time",
+}
 
 
 def places_of(model: keras.Model) -> Sequence[Place]:
@@ -90,7 +100,7 @@ def rules_of(config: QuantizeConfig, layer: keras.Layer, owners: Owners) -> Iter
 
 def _of_weight(quantizer: Quantizer, target: str, number: int) -> kwrap.Hook:
     name = "quantize_weights" if number == 0 else f"quantize_weights_{number + 1}"
-    if type(quantizer) is not LastValueQuantizer:
+    if not isinstance(quantizer, LastValueQuantizer) or type(quantizer) is not LastValueQuantizer:
         return QuantizeWeightsBy(quantizer, targets=[target], name=name)
     return QuantizeWeights(
         quantizer.num_bits,
@@ -118,8 +128,11 @@ def _before(quantizer: Quantizer, layer: keras.Layer) -> kwrap.Hook:
 
 def _options(quantizer: Quantizer) -> dict[str, Any] | None:
     """Return the options of kwrap's hooks that do what `quantizer` does; None: there are none."""
-    if type(quantizer) is FixedQuantizer and not quantizer.narrow_range:
-        return {"bits": quantizer.num_bits, "range": (quantizer.init_min, quantizer.init_max)}
-    if type(quantizer) in _RANGES and not quantizer.per_axis and not quantizer.narrow_range:
-        return {"bits": quantizer.num_bits, "range": _RANGES[type(quantizer)], "symmetric": quantizer.symmetric}
-    return None
+    if isinstance(quantizer, FixedQuantizer):
+        plain = type(quantizer) is FixedQuantizer and not quantizer.narrow_range
+        ends = (quantizer.init_min, quantizer.init_max)
+        return {"bits": quantizer.num_bits, "range": ends} if plain else None
+    kind = _RANGES.get(type(quantizer))
+    if kind is None or not isinstance(quantizer, RangeQuantizer) or quantizer.per_axis or quantizer.narrow_range:
+        return None
+    return {"bits": quantizer.num_bits, "range": kind, "symmetric": quantizer.symmetric}
