@@ -85,7 +85,8 @@ def stepper(model: keras.Model):
 def main() -> None:
     """Print a line for each seed, and the ratio of steps."""
     images, labels = read("t10k")
-    for seed, file in enumerate(sorted(pathlib.Path(sys.argv[1]).glob("float*.npz"))):
+    for file in sorted(pathlib.Path(sys.argv[1]).glob("float*.npz")):
+        seed = int(file.stem.removeprefix("float"))
         with np.load(file) as arrays:
             model = quantized([arrays[name] for name in arrays.files], seed)
         converter = tf.lite.TFLiteConverter.from_keras_model(model)

@@ -426,6 +426,8 @@ def test_quantizers_come_back_from_their_config_and_are_equal(quantizer):
 def test_bits_outside_2_to_16_are_an_error(bits):
     with pytest.raises(OptionValueError, match="is no whole number from 2 to 16"):
         quantizers.AllValuesQuantizer(bits, False, False, False)
+    with pytest.raises(OptionValueError, match="is no whole number from 2 to 16"):
+        quantizers.FixedQuantizer(bits, 0.0, 1.0, False)
 
 
 # --- the default scheme ----------------------------------------------------------------------------------------------

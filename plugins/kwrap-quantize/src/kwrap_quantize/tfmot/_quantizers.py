@@ -58,6 +58,12 @@ class Quantizer(abc.ABC):
         return hash((type(self), *sorted(self.get_config().items())))
 
 
+def _checked_bits(quantizer: Quantizer, bits: Any) -> int:
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
+        raise OptionValueError(type(quantizer).__name__, "num_bits", bits, "is no whole number from 2 to 16")
+    return bits
+
+
 class RangeQuantizer(Quantizer):
     """Rounds to a grid between two bounds that follow the values in training.
 
@@ -71,9 +77,8 @@ class RangeQuantizer(Quantizer):
     start = 6.0  # A range that has seen nothing is (-start, start).
 
     def __init__(self, num_bits: int, per_axis: bool, symmetric: bool, narrow_range: bool) -> None:
-        if isinstance(num_bits, bool) or not isinstance(num_bits, int) or not 2 <= num_bits <= 16:
-            raise OptionValueError(type(self).__name__, "num_bits", num_bits, "is no whole number from 2 to 16")
-        self.num_bits, self.per_axis, self.symmetric, self.narrow_range = num_bits, per_axis, symmetric, narrow_range
+        self.num_bits = _checked_bits(self, num_bits)
+        self.per_axis, self.symmetric, self.narrow_range = per_axis, symmetric, narrow_range
 
     def build(self, tensor_shape: Sequence[int | None], name: str, layer: Any) -> dict[str, keras.Variable]:
         """Return the variables of the range."""
@@ -153,7 +158,8 @@ class FixedQuantizer(Quantizer):
     """Rounds to a grid of `num_bits` between `init_min` and `init_max`, for ever."""
 
     def __init__(self, num_bits: int, init_min: float, init_max: float, narrow_range: bool) -> None:
-        self.num_bits, self.init_min, self.init_max, self.narrow_range = num_bits, init_min, init_max, narrow_range
+        self.num_bits = _checked_bits(self, num_bits)
+        self.init_min, self.init_max, self.narrow_range = init_min, init_max, narrow_range
 
     def build(self, tensor_shape: Sequence[int | None], name: str, layer: Any) -> dict[str, keras.Variable]:
         """Return no variables."""
