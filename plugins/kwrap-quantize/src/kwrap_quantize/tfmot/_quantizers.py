@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from kwrap.errors import OptionValueError
+from kwrap_quantize._fake import rounded, usable_range
 
 __all__ = [
     "AllValuesQuantizer",
@@ -82,6 +83,10 @@ class RangeQuantizer(Quantizer):
 
     def build(self, tensor_shape: Sequence[int | None], name: str, layer: Any) -> dict[str, keras.Variable]:
         """Return the variables of the range."""
+        if self.per_axis and not tensor_shape:
+            raise OptionValueError(
+                type(self).__name__, "per_axis", True, f"needs the shape of {name!r}, not known here"
+            )
         shape = (tensor_shape[-1],) if self.per_axis else ()
         bounds = {"min_var": -self.start, "max_var": self.start}
         return {
@@ -101,10 +106,8 @@ class RangeQuantizer(Quantizer):
             low, high = self.moved((low, high), self._of(inputs))
             weights["min_var"].assign(low)
             weights["max_var"].assign(high)
-        round_to = tf.quantization.fake_quant_with_min_max_vars
-        if self.per_axis:
-            round_to = tf.quantization.fake_quant_with_min_max_vars_per_channel
-        return round_to(inputs, low, high, num_bits=self.num_bits, narrow_range=self.narrow_range)
+        low, high = usable_range(low, high, self.num_bits, symmetric=False)
+        return rounded(inputs, low, high, bits=self.num_bits, narrow_range=self.narrow_range)
 
     @abc.abstractmethod
     def moved(self, before: tuple[Any, Any], batch: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -117,6 +120,7 @@ class RangeQuantizer(Quantizer):
 
     def _of(self, inputs: Any) -> tuple[Any, Any]:
         """Return the smallest and the largest value, of each index of the last axis or of all; zero is between."""
+        inputs = tf.stop_gradient(tf.cast(inputs, tf.float32))
         axes = list(range(len(inputs.shape) - 1)) if self.per_axis else None
         low, high = tf.reduce_min(inputs, axes), tf.reduce_max(inputs, axes)
         if not self.symmetric:
@@ -167,9 +171,8 @@ class FixedQuantizer(Quantizer):
 
     def __call__(self, inputs: Any, training: bool, weights: dict[str, keras.Variable], **kwargs: Any) -> Any:
         """Return `inputs` on the grid."""
-        return tf.quantization.fake_quant_with_min_max_args(
-            inputs, self.init_min, self.init_max, num_bits=self.num_bits, narrow_range=self.narrow_range
-        )
+        low, high = (tf.constant(end, tf.float32) for end in (self.init_min, self.init_max))
+        return rounded(inputs, low, high, bits=self.num_bits, narrow_range=self.narrow_range)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of `__init__`."""
