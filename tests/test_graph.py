@@ -81,5 +81,5 @@ class Subclassed(keras.Model):
 
 @pytest.mark.parametrize("model", [Subclassed(name="own"), keras.Sequential([keras.layers.Dense(1)], name="own")])
 def test_a_model_without_a_graph_is_an_error(model):
-    with pytest.raises(ModelTypeError, match="'own'.* has no graph that could be read"):
+    with pytest.raises(ModelTypeError, match=r"'own'.* has no graph that could be read"):
         kwrap.read_graph(model)

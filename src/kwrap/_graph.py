@@ -83,7 +83,7 @@ class _Reader:
         return numbers
 
     def read(self, graph: keras.Model, seen: dict[int, int]) -> Iterator[GraphCall]:
-        """Yield the calls of `graph`; `seen`, the numbers of tensors by their ids, has its inputs and takes the rest."""
+        """Yield the calls of `graph`; `seen`, numbers of tensors by their ids, has its inputs and takes the rest."""
         for operation, inputs, outputs in _keras.graph_steps(graph):
             layer = operation.layer if isinstance(operation, Wrapper) else operation
             given = tuple(seen[id(tensor)] for tensor in inputs)

@@ -7,11 +7,13 @@ import pytest
 import tensorflow as tf
 
 import kwrap
+from kwrap.errors import PlanError
 from kwrap_quantize import (
     NoFloatingTensorsError,
     NonFiniteRangeError,
     QuantizeInput,
     QuantizeOutput,
+    QuantizeWeights,
     RangeNotSeenError,
     TensorCountError,
     ranges,
@@ -170,6 +172,49 @@ def test_a_layer_without_floating_tensors_is_refused():
         layer(np.zeros((1, 2), "int32"))
 
 
+def test_of_a_graph_it_is_told_before_anything_has_changed():
+    words = keras.Input((3,), dtype="int32")
+    hidden = keras.layers.Embedding(4, 2, name="words")(words)
+    model = keras.Model(words, keras.layers.Add(name="sum")([hidden, hidden]))
+    with pytest.raises(PlanError, match=r"'sum'.* tensors=2"):
+        kwrap.wrap_model(model, QuantizeInput(), where="sum")
+    with pytest.raises(PlanError, match="no floating tensor among the layer's inputs"):
+        kwrap.wrap_model(model, [QuantizeOutput(), QuantizeInput()], where="words")
+    assert not kwrap.find_hooks(model)
+    kwrap.wrap_model(model, [QuantizeInput(tensors=2).at("sum"), QuantizeOutput().at("words")])
+
+
+def test_a_subclassed_model_is_quantized_by_hand_saved_and_exported_with_its_rounding(tmp_path):
+    model = Net()
+    model(BATCHES[0])
+    kwrap.wrap_model(
+        model, [QuantizeInput(4).at("hidden"), QuantizeWeights(4), QuantizeOutput(4)], where=["hidden", "last"]
+    )
+    model.compile("sgd", "mse")
+    model.fit(np.concatenate(BATCHES), np.zeros((15, 2)), batch_size=5, verbose=0)
+    expected = np.array(model(BATCHES[1]))
+    step = next(each.step for each in ranges(model).tensors if (each.path, each.of) == ("last", "outputs"))
+    np.testing.assert_allclose(expected / step, np.round(expected / step), atol=1e-4)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"Net": Net})
+    np.testing.assert_array_equal(loaded(BATCHES[1]), expected)
+    model.export(tmp_path / "exported", verbose=False)
+    served = tf.saved_model.load(tmp_path / "exported")
+    np.testing.assert_allclose(served.serve(BATCHES[1]), expected, atol=1e-6)
+
+
+class Net(keras.Model):
+    """Two Dense layers, which a Functional model would show."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = keras.layers.Dense(4, activation="relu", name="hidden")
+        self.last = keras.layers.Dense(2, name="last")
+
+    def call(self, inputs, training=None):
+        return self.last(self.hidden(inputs, training=training), training=training)
+
+
 def test_half_precision_stays_half_precision():
     layer = kwrap.Wrapper(keras.layers.Dense(3, dtype="mixed_float16"), [QuantizeOutput(range="last")])
     outputs = layer(BATCHES[0], training=True)
@@ -198,6 +243,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 import keras
 import kwrap
+from kwrap.errors import PlanError
 from kwrap_quantize import QuantizeInput, QuantizeOutput
 
 x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32") * np.arange(1, 9)[:, None]

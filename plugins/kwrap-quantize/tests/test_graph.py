@@ -110,13 +110,20 @@ def test_what_is_concatenated_is_rounded_once_on_one_grid():
     assert hooks(plan) == {"left": [WEIGHTS, TAKEN], "right": [WEIGHTS, TAKEN], "join": [GIVEN]}
 
 
-def test_operations_that_are_no_layers_stay_and_what_they_give_is_rounded_where_it_is_taken():
+def test_what_operations_give_that_are_no_layers_is_rounded_where_it_is_taken():
     image = keras.Input((4,))
     hidden = layers.Dense(4, name="first")(image)
-    plan = quantize(keras.Model(image, layers.Dense(2, name="last")(hidden + hidden)))
+    plan = quantize(keras.Model(image, layers.Dense(2, name="last")(hidden + hidden)), strict=True)
     assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "last": [WEIGHTS, GIVEN, TAKEN]}
-    (reason,) = reasons(plan).values()
-    assert "no layer" in reason
+    clipped = layers.ReLU(6.0, name="relu")(hidden + 3.0) * (1 / 6)
+    plan = quantize(keras.Model(image, layers.Multiply(name="product")([hidden, clipped])), strict=True)
+    assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "relu": [GIVEN], "product": [GIVEN, TAKEN]}
+
+
+def test_an_operation_that_gives_a_result_of_the_model_is_told():
+    image = keras.Input((4,))
+    plan = quantize(keras.Model(image, layers.Dense(4, name="first")(image) + 1.0))
+    assert "Add is no layer" in next(iter(reasons(plan).values()))
 
 
 def test_a_shared_nested_model_is_seen_through():
@@ -163,7 +170,11 @@ def test_strict_allows_nothing_in_float_but_what_is_excluded():
     with pytest.raises(FloatLayerError, match="selu: LiteRT has no operator") as caught:
         quantize(model, strict=True)
     assert list(caught.value.reasons) == ["selu"]
-    assert hooks(quantize(model, strict=True, exclude="selu")) == hooks(quantize(model)) == {"dense": [WEIGHTS, GIVEN, TAKEN]}
+    assert (
+        hooks(quantize(model, strict=True, exclude="selu"))
+        == hooks(quantize(model))
+        == {"dense": [WEIGHTS, GIVEN, TAKEN]}
+    )
 
 
 def test_a_subclass_with_a_call_of_its_own_is_another_layer():
@@ -187,7 +198,7 @@ class Subclassed(keras.Model):
 
 
 def test_a_model_without_a_graph_is_an_error_that_names_the_hooks():
-    with pytest.raises(GraphNotSeenError, match="QuantizeWeights.*QuantizeOutput.*QuantizeInput"):
+    with pytest.raises(GraphNotSeenError, match=r"QuantizeWeights.*QuantizeOutput.*QuantizeInput"):
         quantize(Subclassed())
 
 

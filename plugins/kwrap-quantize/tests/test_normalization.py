@@ -39,7 +39,9 @@ def test_the_result_is_that_of_the_layer(layer):
 
 def test_in_training_the_layer_normalizes_the_batch_itself():
     layer = layers.BatchNormalization()
-    model = kwrap.wrap_model(keras.Sequential([keras.Input((5, 5, 3)), layer]), QuantizeNormalization(), where=type(layer))
+    model = kwrap.wrap_model(
+        keras.Sequential([keras.Input((5, 5, 3)), layer]), QuantizeNormalization(), where=type(layer)
+    )
     outputs = model(IMAGES, training=True)
     assert np.allclose(np.mean(outputs, (0, 1, 2)), 0, atol=1e-5)
     assert np.allclose(layer.moving_mean, 0.01 * IMAGES.mean((0, 1, 2)), atol=1e-6)

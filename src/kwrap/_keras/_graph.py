@@ -72,7 +72,9 @@ def graph_of(model: keras.Model) -> Functional | None:
     return model if isinstance(model, Functional) else None
 
 
-def graph_steps(graph: Functional) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor], list[keras.KerasTensor]]]:
+def graph_steps(
+    graph: Functional,
+) -> Iterator[tuple[keras.Operation, list[keras.KerasTensor], list[keras.KerasTensor]]]:
     """Yield (operation, input tensors, output tensors) of each node of a graph, in the order in which they run."""
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         for node in graph._nodes_by_depth[depth]:

@@ -5,6 +5,7 @@ from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._calibrating import calibrate
+from kwrap_quantize._checks import kwrap_check_plan
 from kwrap_quantize._errors import (
     CalibrationError,
     NoFloatingTensorsError,
@@ -19,6 +20,7 @@ from kwrap_quantize._graph_errors import (
     FloatLayerError,
     FloatOperatorError,
     GraphNotSeenError,
+    LiteRTBitsError,
     MissingLiteRTError,
 )
 from kwrap_quantize._litert import to_litert
@@ -36,6 +38,7 @@ __all__ = [
     "FloatOperatorError",
     "FreezeRanges",
     "GraphNotSeenError",
+    "LiteRTBitsError",
     "LiteRTReport",
     "MissingLiteRTError",
     "NoFloatingTensorsError",
@@ -54,6 +57,7 @@ __all__ = [
     "TensorRange",
     "calibrate",
     "freeze_ranges",
+    "kwrap_check_plan",
     "quantize",
     "ranges",
     "require_ranges",

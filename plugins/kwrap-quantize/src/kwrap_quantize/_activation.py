@@ -15,7 +15,7 @@ from kwrap_quantize._options import checked_bits, checked_bool
 from kwrap_quantize._roles import CLIPS, activation_name, name_of
 from kwrap_quantize._swap import Instead
 
-__all__ = ["QuantizeSteps", "QuantizeActivation", "fixed_range", "has_steps", "is_rounded_before"]
+__all__ = ["QuantizeActivation", "QuantizeSteps", "fixed_range", "has_steps", "is_rounded_before"]
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)

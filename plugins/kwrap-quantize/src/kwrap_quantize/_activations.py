@@ -45,9 +45,14 @@ class Activations(kwrap.Hook):
         self.tensors = checked_count("tensors", tensors, self.hook_name)
 
     @property
+    def fixed(self) -> tuple[float, float] | None:
+        """The range that is given as an option; None: ranges are state."""
+        return None if isinstance(self.range, str) else self.range
+
+    @property
     def moves(self) -> bool:
         """Whether its ranges are state, and not fixed."""
-        return isinstance(self.range, str)
+        return self.fixed is None
 
     def build(self, layer: keras.Layer) -> None:
         """Create the ranges."""
@@ -74,7 +79,10 @@ class Activations(kwrap.Hook):
             NoFloatingTensorsError: none is floating.
             TensorCountError: there are more or fewer than the hook has ranges for.
         """
-        floating = [leaf for leaf in keras.tree.flatten(tensors) if _is_floating(leaf)]
+        leaves = keras.tree.flatten(tensors)
+        if self.in_trial and any(isinstance(leaf, tf.SparseTensor) for leaf in leaves):
+            return tensors  # Keras' graph takes `x * 2.0` for sparse; when it is called it is not
+        floating = [leaf for leaf in leaves if _is_floating(leaf)]
         if not floating:
             raise NoFloatingTensorsError(self.name, self.path, self.what)
         if len(floating) != self.tensors:
@@ -87,8 +95,8 @@ class Activations(kwrap.Hook):
         return keras.tree.map_structure(lambda leaf: next(results) if _is_floating(leaf) else leaf, tensors)
 
     def _rounded(self, tensors: Sequence[Any], training: Any) -> list[Any]:
-        if not self.moves:
-            low, high = (tf.constant(end, tf.float32) for end in self.range)
+        if self.fixed is not None:
+            low, high = (tf.constant(end, tf.float32) for end in self.fixed)
             return [self._on_grid(tensor, low, high) for tensor in tensors]
         if training:
             low, high = self._move(tensors)

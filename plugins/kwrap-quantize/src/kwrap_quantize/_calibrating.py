@@ -11,7 +11,7 @@ import kwrap
 from kwrap.errors import OptionValueError
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._errors import CalibrationError, NonFiniteRangeError
-from kwrap_quantize._histogram import Histogram
+from kwrap_quantize._histogram import Extremes, Histogram
 from kwrap_quantize._modes import observed
 from kwrap_quantize._options import checked_choice, checked_count, number
 from kwrap_quantize._ranges import Ranges, activations, ranges
@@ -52,23 +52,25 @@ def calibrate(
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
         ModelTypeError: this is no Keras model.
     """
-    method = checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
+    checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
     share = number(percentile)
     if share is None or not 50 < share <= 100:
         raise OptionValueError("calibrate", "percentile", percentile, "is not above 50, and up to 100")
     limit = None if steps is None else checked_count("steps", steps, "calibrate")
     hooks = [hook for _, hook in activations(model) if hook.moves]
-    looks = _looks(model, _batches(data, checked_count("batch_size", batch_size, "calibrate")), limit)
+    batches = _batches(data, checked_count("batch_size", batch_size, "calibrate"))
+    looks = _looks(model, batches, limit, Extremes if method == "min_max" else Histogram)
     for hook in hooks:
-        seen = looks.get(id(hook), [])
-        if seen:
+        if seen := looks.get(id(hook)):
             _set(hook, [_chosen(look, method, share, hook) for look in seen])
     return ranges(model)
 
 
-def _looks(model: keras.Model, batches: Iterable[Any], limit: int | None) -> dict[int, list[Histogram]]:
+def _looks(
+    model: keras.Model, batches: Iterable[Any], limit: int | None, kind: type[Extremes]
+) -> dict[int, list[Extremes]]:
     """Return what was seen of each hook's tensors, by the hook's id."""
-    found: dict[int, list[Histogram]] = {}
+    found: dict[int, list[Extremes]] = {}
 
     def look(hook: kwrap.Hook, tensors: Sequence[Any]) -> None:
         if not tf.executing_eagerly():
@@ -77,12 +79,11 @@ def _looks(model: keras.Model, batches: Iterable[Any], limit: int | None) -> dic
                 "tf.config.run_functions_eagerly(True) while it is calibrated"
             )
             raise CalibrationError(model.name, problem)
-        histograms = found.setdefault(id(hook), [Histogram() for _ in tensors])
-        for histogram, tensor in zip(histograms, tensors, strict=True):
-            values = keras.ops.convert_to_numpy(tf.cast(tensor, tf.float32))
+        for place, tensor in zip(found.setdefault(id(hook), [kind() for _ in tensors]), tensors, strict=True):
+            values = np.ravel(keras.ops.convert_to_numpy(tf.cast(tensor, tf.float32)))
             if not np.isfinite(values).all():
                 raise NonFiniteRangeError("calibrate", [str(hook.path)])
-            histogram.add(values)
+            place.add(values)
 
     count = 0
     with observed(look):
@@ -96,10 +97,10 @@ def _looks(model: keras.Model, batches: Iterable[Any], limit: int | None) -> dic
     return found
 
 
-def _chosen(look: Histogram, method: str, percentile: float, hook: Activations) -> tuple[float, float]:
-    if method == "percentile":
-        return look.percentiles(percentile)
-    return look.least_error(hook.bits, hook.symmetric) if method == "mse" else look.extremes()
+def _chosen(look: Extremes, method: Method, percentile: float, hook: Activations) -> tuple[float, float]:
+    if not isinstance(look, Histogram):
+        return look.low, look.high
+    return look.percentiles(percentile) if method == "percentile" else look.least_error(hook.bits, hook.symmetric)
 
 
 def _set(hook: Activations, ends: Sequence[tuple[float, float]]) -> None:

@@ -87,12 +87,12 @@ class _Runner:
         if scale and np.issubdtype(dtype, np.integer):
             limits = np.iinfo(dtype)
             values = np.clip(np.round(values / scale) + zero, limits.min, limits.max)
-        return values.astype(dtype)
+        return np.asarray(values, dtype)
 
     def _as_float(self, name: str, values: Array) -> Array:
         scale, zero = self._outputs[name]["quantization"]
         if scale and np.issubdtype(values.dtype, np.integer):
-            return (values.astype("float32") - zero) * np.float32(scale)
+            return np.asarray((values.astype("float32") - zero) * np.float32(scale))
         return values
 
 

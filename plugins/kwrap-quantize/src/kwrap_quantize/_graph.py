@@ -1,6 +1,6 @@
 """quantize: where rounding stands in a graph, so that LiteRT computes all of it in integers."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,13 +8,13 @@ import keras
 
 import kwrap
 from kwrap.errors import ModelTypeError, RuleError
-from kwrap_quantize._activation import QuantizeSteps, QuantizeActivation, fixed_range, has_steps, is_rounded_before
-from kwrap_quantize._normalization import QuantizeNormalization
+from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps, fixed_range, has_steps, is_rounded_before
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
 from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
-from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
+from kwrap_quantize._normalization import QuantizeNormalization
+from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, is_arithmetic, role_of, why_float
 from kwrap_quantize._weights import QuantizeWeights
-from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, role_of, why_float
 
 __all__ = ["quantize"]
 
@@ -55,6 +55,8 @@ class _Walk:
 
     def _visit(self, call: kwrap.GraphCall) -> None:
         role = self._role(call)
+        if is_arithmetic(call.operation) and self._is_rounded_later(call):
+            return
         alone = role is Role.SCALING or (role is Role.NORM and not self._pending.intersection(call.inputs))
         reason = self._why_float(call, alone)
         if reason is not None:
@@ -83,11 +85,20 @@ class _Walk:
 
     def _why_float(self, call: kwrap.GraphCall, alone: bool) -> str | None:
         """Return why a call stays in float; None if it does not."""
-        if call.path in self.left_alone:
+        if call.path is not None and call.path in self.left_alone:
             return self.left_alone[call.path]
         if alone and len(self.graph.tensors[call.inputs[0]].shape) > 4:
             return "no convolution comes before it; by itself LiteRT has it for tensors of up to 4 axes"
         return why_float(call.operation)
+
+    def _is_rounded_later(self, call: kwrap.GraphCall) -> bool:
+        """Tell whether all that take the result of an operation have hooks, which round it, or have it fused."""
+        if self._is_fused_further(call, Role.ARITHMETIC):
+            self._pending.update(call.outputs)
+        takers = [taker for number in call.outputs for taker in self._takers[number]]
+        return bool(takers) and all(
+            self._role(taker) is not Role.FLOAT or is_arithmetic(taker.operation) for taker in takers
+        )
 
     def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
         """Tell whether the next layer, and no other, takes the result without a grid of its own."""
@@ -131,8 +142,8 @@ def quantize(
     Kernels are rounded by QuantizeWeights; results by QuantizeOutput, after all that the converter fuses into one
     operator: a convolution or dense layer, its BatchNormalization, its ReLU. What the model takes is rounded by
     QuantizeInput at the first layers, and what is between the operators of one layer, as before its softmax, by
-    QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; of these,
-    only kernels are rounded. Nothing changes before `Plan.apply()`.
+    QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; only
+    their kernels are rounded. Nothing changes before `Plan.apply()`.
 
     Args:
         model: a Functional or built Sequential model, nested ones among them seen through.
@@ -210,7 +221,10 @@ def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap
     """Yield the rules for activations, one for each hook with its options; the outermost first."""
     moving = {**options, "tensors": 1}
     for kind, options_of in (
-        (QuantizeOutput, lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs}),
+        (
+            QuantizeOutput,
+            lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs},
+        ),
         (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
         (QuantizeBetween, lambda needs: needs.between and moving),
         (QuantizeActivation, lambda needs: needs.activation and moving),
@@ -227,7 +241,12 @@ def _rules(kind: type[kwrap.Hook], chosen: Iterable[tuple[keras.Layer, Any]]) ->
         if isinstance(options, dict):
             groups.setdefault(tuple(options.items()), set()).add(id(layer))
     for options, layers in groups.items():
-        yield kind(**dict(options)).at(lambda layer, path, layers=layers: id(layer) in layers)
+        yield kind(**dict(options)).at(_one_of(layers))
+
+
+def _one_of(layers: Container[int]) -> Callable[[keras.Layer, str], bool]:
+    """Return a `where` that means the layers of these ids."""
+    return lambda layer, path: id(layer) in layers
 
 
 def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,4 +257,4 @@ def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, A
 
 
 def _is_float(tensor: keras.KerasTensor) -> bool:
-    return keras.backend.is_float_dtype(tensor.dtype)
+    return bool(keras.backend.is_float_dtype(tensor.dtype))

@@ -6,7 +6,14 @@ from kwrap.errors import KwrapError, listed
 from kwrap_quantize._litert_report import as_text
 from kwrap_quantize._operators import Operator
 
-__all__ = ["ConversionError", "FloatLayerError", "FloatOperatorError", "GraphNotSeenError", "MissingLiteRTError"]
+__all__ = [
+    "ConversionError",
+    "FloatLayerError",
+    "FloatOperatorError",
+    "GraphNotSeenError",
+    "LiteRTBitsError",
+    "MissingLiteRTError",
+]
 
 
 class GraphNotSeenError(KwrapError, TypeError):
@@ -45,6 +52,14 @@ class FloatOperatorError(KwrapError, ValueError):
             f"to_litert: {len(self.operators)} operators of {model!r} are left in float: {as_text(self.operators)}. "
             "See the plan of kwrap_quantize.quantize(model).skipped for the layers; or allow it: strict=False"
         )
+
+
+class LiteRTBitsError(KwrapError, ValueError):
+    """LiteRT, or its converter, does not compute right with so many bits; no file was written."""
+
+    def __init__(self, model: str, what: str, names: Sequence[str], way_out: str) -> None:
+        self.model, self.what, self.names, self.way_out = model, what, list(names), way_out
+        super().__init__(f"to_litert: {what} of {model!r}: {listed(self.names, limit=6)}. {way_out}")
 
 
 class ConversionError(KwrapError, RuntimeError):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Histogram"]
+__all__ = ["Extremes", "Histogram"]
 
 # On each side of zero.
 _BINS = 4096
@@ -15,32 +15,37 @@ _CANDIDATES = np.linspace(0.02, 1.0, 99)
 _FINEST_BITS = 10
 
 
-class Histogram:
-    """Counts of values in equal bins between -edge and edge, a power of two that doubles as larger ones come.
+class Extremes:
+    """The least and the largest of all values that are added.
 
     Attributes:
-        low: the least value that was added, or 0 if all are above.
+        low: the least, or 0 if all are above.
         high: the largest, or 0 if all are below.
     """
 
     def __init__(self) -> None:
         self.low = self.high = 0.0
+
+    def add(self, values: Any) -> None:
+        """Look at the values of a flat array, all finite."""
+        if values.size:
+            self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+
+
+class Histogram(Extremes):
+    """Counts of values in equal bins between -edge and edge, a power of two that doubles as larger ones come."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._edge = _FIRST_EDGE
         self._counts = np.zeros(2 * _BINS, np.int64)
 
     def add(self, values: Any) -> None:
-        """Count the values of an array, all finite."""
-        values = np.ravel(values).astype("float32", copy=False)
-        if not values.size:
-            return
-        self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
+        """Count the values of a flat array, all finite."""
+        super().add(values)
         while self._edge < max(-self.low, self.high):
             self._double()
         self._counts += np.histogram(values, bins=2 * _BINS, range=(-self._edge, self._edge))[0]
-
-    def extremes(self) -> tuple[float, float]:
-        """Return the least and the largest value, with zero between them."""
-        return self.low, self.high
 
     def percentiles(self, percentile: float) -> tuple[float, float]:
         """Return the range that leaves out the share above `percentile` of 100, and the same share below.

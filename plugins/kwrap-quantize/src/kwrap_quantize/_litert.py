@@ -11,6 +11,7 @@ import tensorflow as tf
 from kwrap.errors import OptionValueError
 from kwrap_quantize._compare import compare
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
+from kwrap_quantize._litert_bits import check_bits, check_operators
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._modes import constant_ranges
 from kwrap_quantize._operators import read_operators
@@ -50,7 +51,9 @@ def to_litert(
 
     Raises:
         OptionValueError: a dtype is none of these.
-        RangeNotSeenError: a hook has seen no data yet, so that its range is not known, or is not finite.
+        RangeNotSeenError: a hook has seen no data yet, so that its range is not known.
+        NonFiniteRangeError: a range is NaN or infinite.
+        LiteRTBitsError: LiteRT does not compute right with as many bits as a hook has.
         FloatOperatorError: with `strict`, an operator is left in float; no file is written then.
         ConversionError: the converter of TensorFlow gave up.
         MissingLiteRTError: with `validate`, `ai-edge-litert` is not installed.
@@ -59,8 +62,10 @@ def to_litert(
         if dtype not in _IO_TYPES:
             raise OptionValueError("to_litert", option, dtype, f"is none of {', '.join(_IO_TYPES)}")
     require_ranges(model, "to_litert")
+    check_bits(model)
     content = _convert(model, input_dtype, output_dtype, batch_size)
     operators = tuple(read_operators(content))
+    check_operators(model.name, operators)
     if strict and (floats := [one for one in operators if one.is_float]):
         raise FloatOperatorError(model.name, floats)
     comparison = None if validate is None else compare(model, content, validate)

@@ -74,7 +74,9 @@ class LiteRTReport:
         notes = [f"left in float: {', '.join(f'{one.kind} ({one.name})' for one in floats) if floats else 'nothing'}"]
         if (found := self.comparison) is not None:
             same = "" if found.agreement is None else f"the same class in {found.agreement:.2%}, "
-            notes.append(f"beside Keras, {found.samples} samples: {same}largest difference {found.largest_difference:.6g}")
+            notes.append(
+                f"beside Keras, {found.samples} samples: {same}largest difference {found.largest_difference:.6g}"
+            )
         return notes
 
     def __repr__(self) -> str:

@@ -1,5 +1,6 @@
 """Operators: what a LiteRT file is made of, read from its flatbuffer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -23,7 +24,8 @@ class Operator:
         kind: its name in LiteRT, as CONV_2D.
         dtype: what it computes in: the dtype of its results, "float32" also where only what it takes is float.
         weights: the dtype of the largest constant that it takes; None without one.
-        name: the name of its first result, which begins with the path of the layer that it was made of.
+        name: the name of its first result, which has the path of the layer that it was made of; where it is a result of
+            the file, also that of what it takes.
     """
 
     kind: str
@@ -58,8 +60,16 @@ def _operator(model: Any, graph: Any, operator: Any) -> Operator:
         kind=kind,
         dtype=(floats or dtypes or ["none"])[0],
         weights=_dtype(max(constants, key=lambda tensor: _size(model, tensor))) if constants else None,
-        name=given[0].Name().decode() if given else "",
+        name=_name(given, computed_from=[tensor for tensor in taken if not _size(model, tensor)]),
     )
+
+
+def _name(given: Sequence[Any], computed_from: Sequence[Any]) -> str:
+    """Return the name of the first result; where it is one of the file, also that of what it is made of."""
+    name = given[0].Name().decode() if given else ""
+    if "PartitionedCall" not in name or not computed_from:
+        return str(name)
+    return f"{name} of {computed_from[0].Name().decode()}"
 
 
 def _size(model: Any, tensor: Any) -> int:

@@ -54,7 +54,7 @@ class TensorRange:
     @property
     def step(self) -> float:
         """The distance of neighbours on the grid; of several channels that of the widest."""
-        return (self.maximum - self.minimum) / (2**self.bits - 1)
+        return (self.maximum - self.minimum) / float(2**self.bits - 1)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
@@ -191,9 +191,8 @@ def _of_activations(path: str, hook: Activations) -> list[TensorRange]:
 
 def _ends(hook: Activations, place: int) -> tuple[float, float, Any]:
     """Return the ends of a range as they are recorded, and its state."""
-    if not hook.moves:
-        low, high = hook.range
-        return float(low), float(high), "fixed"
+    if hook.fixed is not None:
+        return *hook.fixed, "fixed"
     low, high = (float(keras.ops.convert_to_numpy(end.value)[place]) for end in (hook.minimum, hook.maximum))
     if not bool(keras.ops.convert_to_numpy(hook.seen.value)[place]):
         return low, high, "not seen"

@@ -6,7 +6,18 @@ from typing import Any, Final
 import keras
 from keras import layers
 
-__all__ = ["CLIPS", "ONE_RANGE", "Role", "activation_name", "fuses_norm", "is_fusable", "name_of", "role_of", "why_float"]
+__all__ = [
+    "CLIPS",
+    "ONE_RANGE",
+    "Role",
+    "activation_name",
+    "fuses_norm",
+    "is_arithmetic",
+    "is_fusable",
+    "name_of",
+    "role_of",
+    "why_float",
+]
 
 
 class Role(Enum):
@@ -95,6 +106,11 @@ CLIPS: Final = ("linear", "relu", "relu6")
 _INTEGER: Final = ("gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "sigmoid", "silu", "softmax", "tanh")
 
 
+def is_arithmetic(operation: keras.Operation) -> bool:
+    """Tell whether `operation` is a sum, difference or product of tensors, and no layer: `x + y`."""
+    return not isinstance(operation, keras.Layer) and type(operation).__name__ in ("Add", "Multiply", "Subtract")
+
+
 def role_of(layer: keras.Operation) -> Role:
     """Return what `layer` is to the integers around it; FLOAT for what LiteRT has no integers for, see `why_float`."""
     if not isinstance(layer, keras.Layer) or why_float(layer):
@@ -110,7 +126,7 @@ def why_float(layer: keras.Operation) -> str | None:
     """Return why `layer` is left in float; None if it is not."""
     kind = type(layer).__name__
     if not isinstance(layer, keras.Layer):
-        return f"{kind} is an operation and no layer, which has no place for a hook: its result is rounded where a layer takes it"
+        return f"the operation {kind} is no layer, and has no place for a hook: its result is not rounded"
     known = any(_is(layer, *classes) for _, classes in _BY_ROLE) or _is(layer, layers.ReLU, layers.Activation)
     if not known:
         return f"LiteRT has no operator in integers for a {kind} that kwrap-quantize knows of"

@@ -20,7 +20,8 @@ class Instead:
     _lock = threading.Lock()
 
     def __init__(self, name: str) -> None:
-        self.name, self._calls, self._own = name, 0, []
+        self.name, self._calls = name, 0
+        self._own: list[Any] = []
 
     @contextmanager
     def __call__(self, layer: keras.Layer, function: Callable[..., Any]) -> Iterator[None]:
@@ -38,4 +39,4 @@ class Instead:
                 self._calls -= 1
                 if self._calls == 0:
                     attributes.pop(self.name)
-                    attributes.update({self.name: own for own in self._own})
+                    attributes.update((self.name, own) for own in self._own)
