@@ -8,6 +8,7 @@ from kwrap_quantize.tfmot import quantizers
 from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeOutputBy, QuantizeWeightsBy
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
+STRAIGHT_THROUGH = {"gradients_match_finite_differences": "rounding has no slope: its gradient is straight-through"}
 OPTIONS = {"num_bits": 4, "symmetric": True, "narrow_range": True}
 
 
@@ -21,5 +22,6 @@ class TestTfmotHooks(kwrap.testing.HookSuite):
         (QuantizeWeightsBy(quantizers.MovingAverageQuantizer(per_axis=True, **OPTIONS)), dense(), INPUTS),
         (KeepZeros(), dense(), INPUTS),
     )
-    skip = {"gradients_match_finite_differences": "rounding has no slope: its gradient is straight-through"}
+    saved = "saved_tfmot"
+    skip = STRAIGHT_THROUGH
     bad_options = ({"quantizer": None}, {"quantizer": "last"}, {"quantizer": 8})
