@@ -67,8 +67,10 @@ def test_an_activation_that_is_a_layer_is_kept_as_it_is():
 
 
 def test_a_layer_without_an_activation_is_an_error():
+    layer = layers.Dense(3, name="dense")
+    layer.activation = None
     with pytest.raises(HookCallError, match="has no activation to round before"):
-        wrapped(layers.Flatten(name="flatten"), QuantizeActivation())
+        wrapped(layer, QuantizeActivation())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,23 @@ from kwrap_quantize._swap import Instead
 __all__ = ["QuantizeActivation", "QuantizeSteps", "fixed_range", "has_steps", "is_rounded_before"]
 
 
-@kwrap.hook(layer_type=keras.layers.Layer)
+_WITH_ACTIVATIONS: Final = (
+    keras.layers.Conv1D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2D,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3D,
+    keras.layers.Conv3DTranspose,
+    keras.layers.Dense,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+@kwrap.hook(layer_type=_WITH_ACTIVATIONS)
 class QuantizeActivation(Activations):
     """Round what a layer gives its own activation, as `Dense(10, activation="softmax")` does.
 
@@ -85,7 +101,10 @@ class QuantizeSteps(kwrap.Hook):
         """Return the layer's outputs, rounded on the way."""
         outputs = call_next(inputs)
         name = name_of(self._own)
-        return outputs if name not in _STEPS else _in_steps(self._own, inputs, self.bits, self.symmetric)
+        if name not in _STEPS:
+            return outputs
+        # The layer casts what it takes.
+        return _in_steps(self._own, tf.cast(inputs, outputs.dtype), self.bits, self.symmetric)
 
 
 def _in_steps(activation: Callable[[Any], Any], sums: Any, bits: int, symmetric: bool) -> Any:

@@ -13,11 +13,14 @@ from kwrap_quantize._swap import Instead
 __all__ = ["QuantizeBetween"]
 
 
+_OWN_CALLS = (keras.layers.SeparableConv1D.call, keras.layers.SeparableConv2D.call)
+
+
 @kwrap.hook(layer_type=(keras.layers.SeparableConv1D, keras.layers.SeparableConv2D))
 class QuantizeBetween(Activations):
     """Round what the depthwise convolution of a SeparableConv gives the pointwise one, two operators in LiteRT.
 
-    All else is as with `QuantizeOutput`.
+    A subclass with a `call` of its own is left as it is. All else is as with `QuantizeOutput`.
 
     Args:
         bits: of each value, from 2 to 16.
@@ -40,6 +43,8 @@ class QuantizeBetween(Activations):
     def call(self, call_next: Callable[..., Any], inputs: Any, *, training: Any) -> Any:
         """Return the layer's outputs, computed in two steps."""
         layer = self._of()
+        if type(layer).call not in _OWN_CALLS:
+            return call_next(inputs)
 
         def call(inputs: Any) -> Any:
             return self._call(layer, inputs, training)

@@ -5,10 +5,10 @@ from typing import Any
 import keras
 
 import kwrap
-from kwrap.errors import OptionValueError, RuleError
+from kwrap.errors import RuleError
 from kwrap_quantize._activations import QuantizeOutput
 from kwrap_quantize._errors import RangeNotSeenError
-from kwrap_quantize._options import checked_bool
+from kwrap_quantize._options import checked_bool, checked_count
 from kwrap_quantize._ranges import activations, unseen
 
 __all__ = ["FreezeRanges", "freeze_ranges", "unfreeze_ranges"]
@@ -53,7 +53,8 @@ class FreezeRanges(keras.callbacks.Callback):
     Args:
         after: the number of steps; after k epochs: k times the number of batches.
         batch_normalization: whether `trainable` becomes False, too, of all BatchNormalization layers, which then use
-            their moving statistics in training, as they do at inference, and keep gamma and beta.
+            their moving statistics in training, as they do at inference, and keep gamma and beta. Of a model that is
+            saved after that, Keras does not load the optimizer's state, and says so: it had more variables to train.
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
@@ -61,9 +62,7 @@ class FreezeRanges(keras.callbacks.Callback):
 
     def __init__(self, after: int, *, batch_normalization: bool = False) -> None:
         super().__init__()
-        if isinstance(after, bool) or not isinstance(after, int) or after < 0:
-            raise OptionValueError("FreezeRanges", "after", after, "is not an int of 0 or more: a number of steps")
-        self.after = after
+        self.after = checked_count("after", after, "FreezeRanges", least=0)
         self.batch_normalization = checked_bool("batch_normalization", batch_normalization, "FreezeRanges")
         self._is_done = False
 

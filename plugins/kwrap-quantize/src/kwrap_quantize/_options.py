@@ -32,11 +32,11 @@ def checked_bits(bits: Any, owner: str) -> int:
     return count
 
 
-def checked_count(option: str, value: Any, owner: str) -> int:
-    """Return `value`, which may be NumPy's, as an int; raise if it is none, or below 1."""
+def checked_count(option: str, value: Any, owner: str, least: int = 1) -> int:
+    """Return `value`, which may be NumPy's, as an int; raise if it is none, or below `least`."""
     count = _int(value)
-    if count is None or count < 1:
-        raise OptionValueError(owner, option, value, "is not an int of 1 or more")
+    if count is None or count < least:
+        raise OptionValueError(owner, option, value, f"is not an int of {least} or more")
     return count
 
 
