@@ -9,7 +9,7 @@ LINTED := src plugins tests docs benchmarks tools conftest.py
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench bench-prune release-check clean
+.PHONY: help demo test lint format docs bench bench-prune bench-quantize release-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -39,6 +39,9 @@ bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tf
 
 bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour
 	$(BIN)/python benchmarks/prune_accuracy.py
+
+bench-quantize: .venv/installed ## the accuracy of quantized nets beside tfmot's and plain post-training quantization: a quarter of an hour
+	$(BIN)/python benchmarks/quantize_accuracy.py
 
 release-check: .venv/installed ## what RELEASING.md asks of a release: builds all packages into dist/, installs and runs them
 	$(BIN)/python tools/release_check.py

@@ -133,12 +133,12 @@ def net() -> keras.Model:
     )
 
 
-def train(model: keras.Model, data: Data, *, epochs: int, seed: int) -> None:
-    """Compile and train the model."""
+def train(model: keras.Model, data: Data, *, epochs: int, seed: int, **options: object) -> None:
+    """Compile and train the model, with more options for `fit`."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)  # XLA is slower here
     keras.utils.set_random_seed(seed)  # the order of the batches
-    model.fit(*data, batch_size=128, epochs=epochs, verbose=0)
+    model.fit(*data, batch_size=128, epochs=epochs, verbose=0, **options)
 
 
 def check_zeros(model: keras.Model, sparsities: dict[str, float]) -> None:

@@ -17,6 +17,7 @@ MODULES = (
     "kwrap_lora",
     "kwrap_probe",
     "kwrap_quantize",
+    "kwrap_quantize.tfmot",
 )
 
 

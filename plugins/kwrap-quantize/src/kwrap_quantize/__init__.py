@@ -1,5 +1,6 @@
 """Quantization-aware training for Keras 3 models, down to an int8 LiteRT file, as a plugin of kwrap."""
 
+import kwrap_quantize.tfmot  # noqa: F401 - its hooks have to be known where a file with them is loaded
 from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
