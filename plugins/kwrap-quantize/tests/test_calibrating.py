@@ -7,6 +7,7 @@ import kwrap
 from kwrap.errors import AbsentHookError, OptionValueError
 from kwrap_quantize import (
     CalibrationError,
+    DataError,
     NonFiniteRangeError,
     QuantizeInput,
     QuantizeOutput,
@@ -71,11 +72,12 @@ class Sequence(keras.utils.PyDataset):
         tf.constant(INPUTS),
         tf.data.Dataset.from_tensor_slices(INPUTS).batch(40),
         tf.data.Dataset.from_tensor_slices((INPUTS, INPUTS)).batch(40),
+        (INPUTS, np.zeros(96)),
         batched(INPUTS),
         iter(batched(INPUTS)),
         Sequence(),
     ],
-    ids=["tensor", "dataset", "pairs", "list", "generator", "PyDataset"],
+    ids=["tensor", "dataset", "pairs", "x and y", "list", "generator", "PyDataset"],
 )
 def test_data_is_taken_as_it_comes(data):
     model, expected = network(), network()
@@ -91,11 +93,15 @@ def test_so_many_batches_are_looked_at_as_steps_says():
     np.testing.assert_allclose(told(model)["one", "inputs"], (INPUTS[:48].min(), INPUTS[:48].max()))
 
 
-def test_models_of_several_inputs_take_a_dict():
+@pytest.mark.parametrize("form", [dict, list, tuple])
+def test_models_of_several_inputs_take_a_dict_or_a_list(form):
     inputs = {name: keras.Input((3,), name=name) for name in ("a", "b")}
     model = keras.Model(inputs, keras.layers.Add(name="sum")([inputs["a"], inputs["b"]]))
     kwrap.wrap_model(model, QuantizeInput(tensors=2), where="sum")
-    calibrate(model, {"a": INPUTS, "b": 2 * INPUTS})
+    given = {"a": INPUTS, "b": 2 * INPUTS}
+    if form is list:
+        model = keras.Model(list(inputs.values()), model.output)
+    calibrate(model, {dict: given, list: list(given.values()), tuple: (given, np.zeros(96))}[form])
     low, high = INPUTS.min(), INPUTS.max()
     np.testing.assert_allclose(told(model)["sum", "inputs 0"], (low, high))
     np.testing.assert_allclose(told(model)["sum", "inputs 1"], (2 * low, 2 * high))
@@ -166,6 +172,29 @@ def test_values_that_are_not_finite_are_refused_and_nothing_has_changed():
 def test_no_data_is_an_error(data):
     with pytest.raises(CalibrationError, match="the data gives no batch"):
         calibrate(network(), data)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ([INPUTS, INPUTS], "takes 1 inputs, and x has 2 arrays"),
+        ((INPUTS, INPUTS, INPUTS, INPUTS), "a tuple of 4"),
+        ({"a": INPUTS, "b": INPUTS}, "takes 1 inputs, and x has 2 arrays"),
+    ],
+)
+def test_arrays_that_the_model_does_not_take_are_refused(data, problem):
+    model = network()
+    with pytest.raises(DataError, match=problem):
+        calibrate(model, data)
+    assert {each.state for each in ranges(model).tensors} == {"not seen", "of weights"}
+
+
+def test_arrays_of_different_lengths_are_refused():
+    a, b = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([a, b], keras.layers.Add(name="sum")([a, b]))
+    kwrap.wrap_model(model, QuantizeOutput(), where="sum")
+    with pytest.raises(DataError, match=r"different lengths: \[9, 96\]"):
+        calibrate(model, [INPUTS, INPUTS[:9]])
 
 
 def test_options_that_cannot_be_are_refused_and_a_model_without_ranges_too():

@@ -106,25 +106,48 @@ def test_calibrated_ranges_are_frozen_before_the_first_step_by_0():
     assert ends(model) == before
 
 
-def test_batch_normalization_keeps_what_it_has_from_then_on():
+def test_batch_normalization_keeps_what_it_has_until_fit_ends_and_in_the_next_with_the_callback():
     model = network()
     norm = model.get_layer("norm")
-    fit(model, callbacks=[FreezeRanges(after=2, batch_normalization=True)])
-    assert not norm.layer.trainable
+    freeze = FreezeRanges(after=2, batch_normalization=True)
+    fit(model, callbacks=[freeze])
     before = norm.get_weights()
-    fit(model)
-    for one, other in zip(norm.get_weights()[:4], before[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
     two = network()
     fit(two, callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: stop(two, batch))])
     for one, other in zip(before[:4], two.get_layer("norm").get_weights()[:4], strict=True):
         np.testing.assert_array_equal(one, other)
+    fit(model, callbacks=[freeze])
+    for one, other in zip(norm.get_weights()[:4], before[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+    fit(model)
+    assert all((one != other).any() for one, other in zip(norm.get_weights()[:4], before[:4], strict=True))
+
+
+def test_a_model_saved_after_batch_normalization_stood_still_goes_on_as_itself(tmp_path):
+    model = network()
+    model.compile(keras.optimizers.Adam(0.05), "mse")
+    fit(model, callbacks=[FreezeRanges(after=2, batch_normalization=True)])
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert int(loaded.optimizer.iterations) == 3
+    fit(model)
+    fit(loaded)
+    for one, other in zip(model.weights, loaded.weights, strict=True):
+        np.testing.assert_array_equal(one, other, err_msg=one.path)
 
 
 def stop(model, batch):
     """Stop after the second batch."""
     if batch == 1:
         model.stop_training = True
+
+
+def test_what_was_not_trained_before_is_not_afterwards():
+    model = network()
+    norm = model.get_layer("norm").layer
+    norm.gamma.trainable = False
+    fit(model, callbacks=[FreezeRanges(after=2, batch_normalization=True)])
+    assert [variable.name for variable in norm.variables if variable.trainable] == ["beta"]
 
 
 def test_a_bad_number_of_steps_and_a_model_without_ranges_are_refused():

@@ -1,4 +1,5 @@
 import json
+import sys
 import zlib
 
 import keras
@@ -10,11 +11,14 @@ from keras import layers
 from sklearn.datasets import load_digits
 
 import kwrap
-from kwrap.errors import OptionValueError
+from kwrap.errors import MissingPackageError, OptionValueError, SaveError
 from kwrap_prune import ConstantSparsity, Prune
 from kwrap_quantize import (
+    DataError,
     FloatOperatorError,
     LiteRTBitsError,
+    LiteRTDtypeError,
+    QuantizeWeights,
     RangeNotSeenError,
     calibrate,
     quantize,
@@ -222,3 +226,117 @@ def test_an_embedding_gives_rows_of_its_table_in_integers(tmp_path):
     assert report.counts["GATHER"] == {"int8": 1}
     (step,) = (one.step for one in ranges(model).tensors if (one.path, one.of) == ("head", "outputs"))
     assert report.comparison.largest_difference < 2.5 * step
+
+
+def small(*heads, **options):
+    """Return a small model of dense layers, quantized and calibrated, and its data."""
+    keras.utils.set_random_seed(0)
+    data = np.random.default_rng(0).normal(size=(30, 8)).astype("float32")
+    inputs = keras.Input((8,))
+    outputs = [head(inputs) for head in heads or (layers.Dense(3, name="head"),)]
+    model = keras.Model(inputs, outputs if heads else outputs[0])
+    quantize(model, **options).apply()
+    calibrate(model, data)
+    return model, data
+
+
+def test_more_than_ten_outputs_are_compared_each_with_its_own(tmp_path):
+    model, data = small(*(layers.Dense(3, name=f"head{number}") for number in range(11)))
+    comparison = to_litert(model, tmp_path / "file.tflite", validate=data).comparison
+    assert comparison.agreement > 0.98
+    assert comparison.largest_difference < 0.1
+
+
+def test_outputs_in_a_dict_are_compared_by_their_names(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, {name: layers.Dense(3, name=name)(inputs) for name in ("output_2", "output_10")})
+    quantize(model).apply()
+    data = small()[1]
+    calibrate(model, data)
+    assert to_litert(model, tmp_path / "file.tflite", validate=data).comparison.largest_difference < 0.1
+
+
+def test_outputs_that_are_not_finite_are_no_agreement(tmp_path):
+    model, data = small()
+    data[3, 0] = np.nan
+    comparison = to_litert(model, tmp_path / "file.tflite", validate=data).comparison
+    assert np.isnan(comparison.largest_difference)
+    assert comparison.agreement == pytest.approx(29 / 30)
+
+
+def test_files_of_a_fixed_number_of_samples_are_compared_too(tmp_path):
+    model, data = small()
+    one = to_litert(model, tmp_path / "file.tflite", validate=data).comparison
+    assert to_litert(model, tmp_path / "file.tflite", batch_size=4, validate=(data, data)).comparison == one
+    assert one.samples == 30
+
+
+def test_data_that_is_not_the_models_is_refused_before_the_work(tmp_path):
+    model, data = small()
+    for validate in ([data, data], iter([])):
+        with pytest.raises(DataError, match="validate"):
+            to_litert(model, tmp_path / "file.tflite", validate=validate)
+    assert not list(tmp_path.iterdir())
+
+
+def test_mixed_precision_is_an_error_that_names_layers_and_a_way_that_leads_out(tmp_path):
+    model, _ = small(layers.Dense(3, name="head", dtype="mixed_float16"))
+    with pytest.raises(LiteRTDtypeError, match=r"16-bit floats.*head.*save_weights"):
+        to_litert(model, tmp_path / "file.tflite")
+    model.save_weights(tmp_path / "model.weights.h5")
+    single, _ = small(layers.Dense(3, name="head"))
+    single.load_weights(tmp_path / "model.weights.h5")
+    assert str(ranges(single)).splitlines()[1:] == str(ranges(model)).splitlines()[1:]
+    to_litert(single, tmp_path / "file.tflite", strict=True)
+
+
+def chain(**options):
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(8, name="one"), layers.Dense(3, name="two")])
+    quantize(model, **options).apply()
+    calibrate(model, small()[1])
+    return model
+
+
+@pytest.mark.parametrize(("exclude", "option"), [("one", "input_dtype"), ("two", "output_dtype")])
+def test_integers_where_the_model_is_in_float_are_an_error(tmp_path, exclude, option):
+    model = chain(exclude=exclude)
+    with pytest.raises(LiteRTDtypeError, match=f"{option}='int8'"):
+        to_litert(model, tmp_path / "file.tflite", **{option: "int8"})
+    assert not list(tmp_path.iterdir())
+
+
+def test_16_bits_go_in_and_out_of_what_has_16(tmp_path):
+    with pytest.raises(OptionValueError, match="activations of 16 bits"):
+        to_litert(chain(), tmp_path / "file.tflite", input_dtype="int16")
+    model = chain(activation_bits=16)
+    with pytest.raises(OptionValueError, match="int16"):
+        to_litert(model, tmp_path / "file.tflite", output_dtype="int8")
+    report = to_litert(model, tmp_path / "file.tflite", input_dtype="int16", output_dtype="int16")
+    assert report.counts == {"FULLY_CONNECTED": {"int16": 2}}
+
+
+def test_a_place_where_no_file_can_be_is_an_error_before_the_work(tmp_path):
+    model = chain()
+    kwrap.unwrap_model(model)  # there is nothing to convert: an error of another kind would follow
+    for path in (tmp_path, tmp_path / "none" / "file.tflite"):
+        with pytest.raises(SaveError, match="folder"):
+            to_litert(model, path)
+
+
+def test_without_an_interpreter_the_error_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    model, data = small()
+    with pytest.raises(MissingPackageError, match="pip install ai-edge-litert"):
+        to_litert(model, tmp_path / "file.tflite", validate=data)
+    assert not list(tmp_path.iterdir())
+    to_litert(model, tmp_path / "file.tflite")
+
+
+def test_the_report_shows_weights_that_stay_in_float(tmp_path):
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, layers.Dense(3, name="head")(inputs))
+    kwrap.wrap_model(model, QuantizeWeights())
+    report = to_litert(model, tmp_path / "file.tflite")
+    assert report.weights == {"FULLY_CONNECTED": {"float32": 1}}
+    assert "FULLY_CONNECTED  float32  float32  1" in str(report)
+    assert to_litert(small()[0], tmp_path / "file.tflite").weights == {"FULLY_CONNECTED": {"int8": 1}}

@@ -8,6 +8,7 @@ from kwrap_quantize._calibrating import calibrate
 from kwrap_quantize._checks import kwrap_check_plan
 from kwrap_quantize._errors import (
     CalibrationError,
+    DataError,
     NoFloatingTensorsError,
     NonFiniteRangeError,
     RangeNotSeenError,
@@ -21,7 +22,7 @@ from kwrap_quantize._graph_errors import (
     FloatOperatorError,
     GraphNotSeenError,
     LiteRTBitsError,
-    MissingLiteRTError,
+    LiteRTDtypeError,
 )
 from kwrap_quantize._litert import to_litert
 from kwrap_quantize._litert_report import Comparison, LiteRTReport
@@ -34,13 +35,14 @@ __all__ = [
     "CalibrationError",
     "Comparison",
     "ConversionError",
+    "DataError",
     "FloatLayerError",
     "FloatOperatorError",
     "FreezeRanges",
     "GraphNotSeenError",
     "LiteRTBitsError",
+    "LiteRTDtypeError",
     "LiteRTReport",
-    "MissingLiteRTError",
     "NoFloatingTensorsError",
     "NonFiniteRangeError",
     "Operator",

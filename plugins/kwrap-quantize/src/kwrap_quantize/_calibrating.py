@@ -1,6 +1,6 @@
 """Finding the ranges of activations from data, before training or in its place."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 import kwrap
 from kwrap.errors import OptionValueError
 from kwrap_quantize._activations import Activations
+from kwrap_quantize._batches import batches
 from kwrap_quantize._errors import CalibrationError, NonFiniteRangeError
 from kwrap_quantize._histogram import Extremes, Histogram
 from kwrap_quantize._modes import observed
@@ -38,8 +39,9 @@ def calibrate(
     as they are.
 
     Args:
-        data: an array, or a dict of arrays, which is taken in batches of `batch_size`; or anything that gives batches,
-            such as a `tf.data.Dataset`, of x, (x, y) or (x, y, sample_weight).
+        data: x, which is an array, or a dict or list of one array for each of the model's inputs, taken in batches of
+            `batch_size`; a tuple (x, y) or (x, y, sample_weight), of which x is taken; or anything that gives batches
+            of x or of such tuples, such as a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator.
         method: "min_max": from the least to the largest value. "percentile": without the share of values beyond
             `percentile` on either side. "mse": the range whose grid has the least mean of squared errors.
         percentile: of 100, above 50.
@@ -47,6 +49,7 @@ def calibrate(
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
+        DataError: x has another number of arrays than the model has inputs, or arrays of different lengths.
         CalibrationError: the data gives no batch, or a layer is called inside of a function that the model compiles.
         NonFiniteRangeError: there are NaN or infinite values in what is to be rounded; it names the layer.
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
@@ -58,8 +61,8 @@ def calibrate(
         raise OptionValueError("calibrate", "percentile", percentile, "is not above 50, and up to 100")
     limit = None if steps is None else checked_count("steps", steps, "calibrate")
     hooks = [hook for _, hook in activations(model) if hook.moves]
-    batches = _batches(data, checked_count("batch_size", batch_size, "calibrate"))
-    looks = _looks(model, batches, limit, Extremes if method == "min_max" else Histogram)
+    given = batches(model, data, checked_count("batch_size", batch_size, "calibrate"), "calibrate")
+    looks = _looks(model, given, limit, Extremes if method == "min_max" else Histogram)
     for hook in hooks:
         if seen := looks.get(id(hook)):
             _set(hook, [_chosen(look, method, share, hook) for look in seen])
@@ -67,7 +70,7 @@ def calibrate(
 
 
 def _looks(
-    model: keras.Model, batches: Iterable[Any], limit: int | None, kind: type[Extremes]
+    model: keras.Model, given: Iterable[Any], limit: int | None, kind: type[Extremes]
 ) -> dict[int, list[Extremes]]:
     """Return what was seen of each hook's tensors, by the hook's id."""
     found: dict[int, list[Extremes]] = {}
@@ -87,7 +90,7 @@ def _looks(
 
     count = 0
     with observed(look):
-        for batch in batches:
+        for batch in given:
             if count == limit:
                 break
             count += 1
@@ -108,15 +111,3 @@ def _set(hook: Activations, ends: Sequence[tuple[float, float]]) -> None:
     hook.minimum.assign(low)
     hook.maximum.assign(high)
     hook.seen.assign([True] * len(ends))
-
-
-def _batches(data: Any, size: int) -> Iterator[Any]:
-    if hasattr(data, "shape") or isinstance(data, dict):
-        count = len(keras.tree.flatten(data)[0])
-        for start in range(0, count, size):
-            yield keras.tree.map_structure(lambda array: array[start : start + size], data)  # noqa: B023
-        return
-    # Python's own way through a PyDataset ends at an IndexError, which none has to raise.
-    given = map(data.__getitem__, range(data.num_batches)) if isinstance(data, keras.utils.PyDataset) else data
-    for batch in given:
-        yield keras.utils.unpack_x_y_sample_weight(batch)[0]

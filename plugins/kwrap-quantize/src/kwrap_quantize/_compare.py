@@ -1,76 +1,107 @@
 """compare: the outputs of a LiteRT file beside those of Keras, on the same data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
-from kwrap_quantize._graph_errors import MissingLiteRTError
+from kwrap.errors import MissingPackageError
+from kwrap_quantize._errors import DataError
 from kwrap_quantize._litert_report import Comparison
 
-__all__ = ["compare", "run"]
+__all__ = ["compare", "require_interpreter"]
 
 Array = npt.NDArray[Any]
-_BATCH = 256
 
 
-def compare(model: keras.Model, content: bytes, data: Any) -> Comparison:
-    """Run a file's content and the model on `data` and return how their outputs compare.
+def require_interpreter() -> Any:
+    """Return the class of LiteRT's interpreter.
 
     Raises:
-        MissingLiteRTError: `ai-edge-litert` is not installed.
+        MissingPackageError: `ai-edge-litert` is not installed.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise MissingPackageError("to_litert(validate=...)", "ai-edge-litert") from error
+    return Interpreter
+
+
+def compare(model: keras.Model, content: bytes, given: Iterable[Any]) -> Comparison:
+    """Run a file's content and the model on batches of inputs and return how their outputs compare.
+
+    Raises:
+        DataError: there is no sample.
+        MissingPackageError: `ai-edge-litert` is not installed.
     """
     runner = _Runner(content, model)
     samples, same, largest = 0, [], 0.0
-    for batch in _batches(data):
-        expected = [np.asarray(one) for one in keras.tree.flatten(model.predict_on_batch(batch))]
-        received = runner(batch)
+    for batch in given:
+        predicted = model.predict_on_batch(batch)
+        expected = [np.asarray(one) for one in keras.tree.flatten(predicted)]
+        received = _in_order(runner(batch), predicted)
         samples += len(expected[0])
         for ours, theirs in zip(received, expected, strict=True):
-            largest = max(largest, float(np.max(np.abs(ours - theirs), initial=0.0)))
-        same += [
-            np.ravel(np.argmax(ours, axis=-1) == np.argmax(theirs, axis=-1))
-            for ours, theirs in zip(received, expected, strict=True)
-            if theirs.ndim > 1 and theirs.shape[-1] > 1
-        ]
+            largest = float(np.maximum(largest, _difference(ours, theirs)))  # NaN stays NaN
+            if theirs.ndim > 1 and theirs.shape[-1] > 1:
+                same.append(np.ravel(_same_class(ours, theirs)))
+    if not samples:
+        raise DataError("to_litert(validate=...)", model.name, "it gives no batch")
     agreement = float(np.mean(np.concatenate(same))) if same else None
     return Comparison(samples, agreement, largest)
 
 
-def run(content: bytes, data: Any, model: keras.Model) -> list[Array]:
-    """Return a file's outputs on `data`, the inputs of `model`: an array for each output, floats."""
-    parts = [_Runner(content, model)(batch) for batch in _batches(data)]
-    return [np.concatenate(one) for one in zip(*parts, strict=True)]
+def _difference(ours: Array, theirs: Array) -> Any:
+    """Return the largest difference; NaN if there is one, or where both are infinite."""
+    with np.errstate(invalid="ignore"):
+        return np.max(np.abs(np.subtract(ours, theirs, dtype="float64")), initial=0.0)
+
+
+def _same_class(ours: Array, theirs: Array) -> Array:
+    """Return where the last axis has its greatest value at the same place; never where values are not finite."""
+    finite = np.isfinite(ours).all(axis=-1) & np.isfinite(theirs).all(axis=-1)
+    return np.asarray(finite & (np.argmax(ours, axis=-1) == np.argmax(theirs, axis=-1)))
+
+
+def _in_order(received: Mapping[str, Array], predicted: Any) -> list[Array]:
+    """Return a file's outputs in the order of the model's: by their names in a dict, or as Keras counts them."""
+    if isinstance(predicted, Mapping) and set(predicted) == set(received):
+        return keras.tree.flatten({name: received[name] for name in predicted})
+    # "output_10" comes after "output_2".
+    return [received[name] for name in sorted(received, key=lambda name: (len(name), name))]
 
 
 class _Runner:
     """Runs a file's signature on inputs as the model takes them; integers are rounded and read by its scales."""
 
     def __init__(self, content: bytes, model: keras.Model) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError as error:
-            raise MissingLiteRTError from error
-        self._interpreter = Interpreter(model_content=content)
+        self._interpreter = require_interpreter()(model_content=content)
         self._run = self._interpreter.get_signature_runner()
         self._inputs = self._run.get_input_details()
         self._outputs = self._run.get_output_details()
+        # How many samples a call takes; 0: any number.
+        self._size = max(0, *(int(details["shape_signature"][0]) for details in self._inputs.values()))
         self._names = [tensor.name for tensor in keras.tree.flatten(getattr(model, "inputs", None) or [])]
 
-    def __call__(self, batch: Any) -> list[Array]:
-        """Return the outputs for a batch, in the order of the model's."""
+    def __call__(self, batch: Any) -> dict[str, Array]:
+        """Return the outputs for a batch, by their names in the file."""
         given = self._named(batch)
         count = len(next(iter(given.values())))
-        fixed = any(details["shape_signature"][0] == 1 for details in self._inputs.values())
-        size = 1 if fixed else count
+        size = self._size or count
         parts = [
-            self._run(**{name: self._as_input(name, values[start : start + size]) for name, values in given.items()})
+            self._part({name: values[start : start + size] for name, values in given.items()}, size)
             for start in range(0, count, size)
         ]
-        return [np.concatenate([self._as_float(name, part[name]) for part in parts]) for name in sorted(parts[0])]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+
+    def _part(self, given: Mapping[str, Array], size: int) -> dict[str, Array]:
+        """Return the outputs for up to `size` samples; the file gets `size`, the last one repeated."""
+        count = len(next(iter(given.values())))
+        filled = {name: np.concatenate([one, np.repeat(one[-1:], size - count, axis=0)]) for name, one in given.items()}
+        part = self._run(**{name: self._as_input(name, values) for name, values in filled.items()})
+        return {name: self._as_float(name, values[:count]) for name, values in part.items()}
 
     def _named(self, batch: Any) -> dict[str, Array]:
         """Return the batch's arrays by the names of the file's inputs."""
@@ -94,15 +125,3 @@ class _Runner:
         if scale and np.issubdtype(values.dtype, np.integer):
             return np.asarray((values.astype("float32") - zero) * np.float32(scale))
         return values
-
-
-def _batches(data: Any) -> Iterator[Any]:
-    """Yield batches of the inputs in `data`."""
-    if isinstance(data, tf.data.Dataset):
-        for batch in data:
-            yield keras.utils.unpack_x_y_sample_weight(batch)[0]
-        return
-    count = len(keras.tree.flatten(data)[0])
-    for start in range(0, count, _BATCH):
-        stop = start + _BATCH
-        yield keras.tree.map_structure(lambda one: np.asarray(one)[start:stop], data)  # noqa: B023

@@ -6,6 +6,7 @@ from kwrap.errors import KwrapError, listed
 
 __all__ = [
     "CalibrationError",
+    "DataError",
     "NoFloatingTensorsError",
     "NonFiniteRangeError",
     "RangeNotSeenError",
@@ -65,3 +66,11 @@ class CalibrationError(KwrapError, ValueError):
     def __init__(self, model: str, problem: str) -> None:
         self.model, self.problem = model, problem
         super().__init__(f"calibrate: model {model!r}: {problem}")
+
+
+class DataError(KwrapError, ValueError):
+    """Data is not what a model takes."""
+
+    def __init__(self, what: str, model: str, problem: str) -> None:
+        self.what, self.model, self.problem = what, model, problem
+        super().__init__(f"{what}: the data is not for model {model!r}: {problem}")

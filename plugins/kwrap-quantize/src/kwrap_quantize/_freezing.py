@@ -1,12 +1,11 @@
 """Freezing ranges, and BatchNormalization, for the last part of training."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 
 import kwrap
 from kwrap.errors import RuleError
-from kwrap_quantize._activations import QuantizeOutput
 from kwrap_quantize._errors import RangeNotSeenError
 from kwrap_quantize._options import checked_bool, checked_count
 from kwrap_quantize._ranges import activations, unseen
@@ -43,18 +42,26 @@ def unfreeze_ranges(model: keras.Model) -> None:
             hook.frozen.assign(False)
 
 
+# A layer, and which of its variables were not trained before.
+_Stopped: TypeAlias = tuple[keras.Layer, list[keras.Variable]]
+
+
 class FreezeRanges(keras.callbacks.Callback):
     """Freeze the ranges of activations after so many steps of the optimizer, for the rest of training.
 
     Weights then settle for a grid that stays (Krishnamoorthi 2018, https://arxiv.org/abs/1806.08342). Steps are the
-    optimizer's `iterations`, so that a run that goes on from a file freezes where the whole run would have. What is
-    frozen stays so after `fit`: `unfreeze_ranges`.
+    optimizer's `iterations`, so that a run that goes on from a file freezes where the whole run would have: updates of
+    weights, one for `gradient_accumulation_steps` batches where gradients are accumulated. Ranges that are frozen stay
+    so after `fit`: `unfreeze_ranges`.
 
     Args:
-        after: the number of steps; after k epochs: k times the number of batches.
-        batch_normalization: whether `trainable` becomes False, too, of all BatchNormalization layers, which then use
-            their moving statistics in training, as they do at inference, and keep gamma and beta. Of a model that is
-            saved after that, Keras does not load the optimizer's state, and says so: it had more variables to train.
+        after: the number of steps; after k epochs: k times the number of batches, or of updates.
+        batch_normalization: whether all BatchNormalization layers, too, use their moving statistics in training, as
+            they do at inference, and keep gamma and beta: `trainable` is False of them, until `fit` ends. Then it is
+            what it was, so that the model is saved and loaded with its optimizer's state, which Keras leaves out if
+            fewer variables are trained than before. The next `fit` trains them again, unless it gets the callback,
+            too. What ModelCheckpoint writes meanwhile is loaded with them frozen, and without the optimizer's state;
+            so is a model saved after a `fit` that an exception ended, before another with this callback.
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
@@ -65,6 +72,7 @@ class FreezeRanges(keras.callbacks.Callback):
         self.after = checked_count("after", after, "FreezeRanges", least=0)
         self.batch_normalization = checked_bool("batch_normalization", batch_normalization, "FreezeRanges")
         self._is_done = False
+        self._stopped: list[_Stopped] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Freeze at once if that many steps were made before, and ranges have seen something.
@@ -85,25 +93,38 @@ class FreezeRanges(keras.callbacks.Callback):
         """
         self._freeze_if_due()
 
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Let BatchNormalization train again, as before."""
+        for layer, frozen in self._stopped:
+            layer.trainable = True
+            for variable in frozen:
+                variable.trainable = False
+        if self._stopped:
+            self._stopped = []
+            self.model.make_train_function(force=True)
+
     def _freeze_if_due(self) -> None:
         if self._is_done or int(self.model.optimizer.iterations) < self.after:
             return
         self._is_done = True
         freeze_ranges(self.model)
-        if self.batch_normalization and _freeze_batch_normalization(self.model):
+        if self.batch_normalization:
+            self._stopped += _freeze_batch_normalization(self.model)  # to those of a fit that an exception ended
+        if self._stopped:
             self.model.make_train_function(force=True)  # the traced one takes batches' statistics
 
 
-def _freeze_batch_normalization(model: keras.Model) -> bool:
-    """Stop the training of all BatchNormalization layers; tell whether any was trained."""
+def _freeze_batch_normalization(model: keras.Model) -> list[_Stopped]:
+    """Stop the training of all BatchNormalization layers that are trained; return them."""
     try:
-        # Nothing is put on the model: a plan finds layers wherever they are.
-        entries = kwrap.plan(
-            model, QuantizeOutput(name="kwrap_quantize.freeze"), where=keras.layers.BatchNormalization
-        ).entries
+        found = kwrap.find_layers(model, keras.layers.BatchNormalization)
     except RuleError:  # there is none
-        return False
-    layers = [entry.layer for entry in entries if entry.layer.trainable]
-    for layer in layers:
+        return []
+    stopped = [
+        (layer, [variable for variable in layer.variables if not variable.trainable])
+        for layer in found.values()
+        if layer.trainable
+    ]
+    for layer, _ in stopped:
         layer.trainable = False
-    return bool(layers)
+    return stopped

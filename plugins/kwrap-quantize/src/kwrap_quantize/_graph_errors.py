@@ -12,7 +12,7 @@ __all__ = [
     "FloatOperatorError",
     "GraphNotSeenError",
     "LiteRTBitsError",
-    "MissingLiteRTError",
+    "LiteRTDtypeError",
 ]
 
 
@@ -62,18 +62,17 @@ class LiteRTBitsError(KwrapError, ValueError):
         super().__init__(f"to_litert: {what} of {model!r}: {listed(self.names, limit=6)}. {way_out}")
 
 
+class LiteRTDtypeError(KwrapError, ValueError):
+    """LiteRT has no integers, or no operators, of a dtype that is asked for; no file was written."""
+
+    def __init__(self, model: str, what: str, names: Sequence[str], way_out: str) -> None:
+        self.model, self.what, self.names, self.way_out = model, what, list(names), way_out
+        super().__init__(f"to_litert: {what} of {model!r}: {listed(self.names, limit=6)}. {way_out}")
+
+
 class ConversionError(KwrapError, RuntimeError):
     """TensorFlow's converter gave up; its own words are the cause (`__cause__`)."""
 
     def __init__(self, model: str, problem: str) -> None:
         self.model, self.problem = model, problem
         super().__init__(f"to_litert: the converter failed on {model!r}: {problem[:2000]}")
-
-
-class MissingLiteRTError(KwrapError, ImportError):
-    """The LiteRT interpreter is not installed."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            f"to run a LiteRT file, {listed(['ai-edge-litert'])} is needed: pip install 'kwrap-quantize[litert]'"
-        )

@@ -3,15 +3,18 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from kwrap.errors import OptionValueError
-from kwrap_quantize._compare import compare
+import kwrap
+from kwrap.errors import SaveError
+from kwrap_quantize._batches import batches
+from kwrap_quantize._compare import compare, require_interpreter
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
 from kwrap_quantize._litert_bits import check_bits, check_operators
+from kwrap_quantize._litert_dtypes import IOType, check_asked, check_ends, check_policies
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._modes import constant_ranges
 from kwrap_quantize._operators import read_operators
@@ -19,8 +22,7 @@ from kwrap_quantize._ranges import require_ranges
 
 __all__ = ["to_litert"]
 
-IOType: TypeAlias = Literal["float32", "int8", "uint8", "int16"]
-_IO_TYPES: Final = ("float32", "int8", "uint8", "int16")
+_BATCH = 256
 
 
 def to_litert(
@@ -40,36 +42,44 @@ def to_litert(
     model itself stays as it is. The file appears when it is whole.
 
     Args:
-        path: where the file goes; one that is there is replaced.
-        input_dtype: the dtype of floating inputs: "float32", or "int8", "uint8" or "int16", rounded by the caller with
-            the scale and zero point in the file.
+        path: where the file goes; one that is there is replaced. The folder has to be there.
+        input_dtype: the dtype of floating inputs: "float32", or rounded by the caller with the scale and zero point in
+            the file: "int8" or "uint8", or "int16" where activations have 16 bits.
         output_dtype: the same of the outputs.
         batch_size: the number of samples in a call, fixed in the file; None: any number, told at each call.
         strict: whether an operator that is left in float is an error.
-        validate: inputs on which the file is run beside Keras: an array, a dict or list of arrays as the model takes
-            them, or a `tf.data.Dataset` of batches. Needs `ai-edge-litert`.
+        validate: data on which the file is run beside Keras, told as for `calibrate`. Needs `ai-edge-litert`.
 
     Raises:
-        OptionValueError: a dtype is none of these.
+        OptionValueError: a dtype is none of these, or not for the bits of the model's activations.
+        SaveError: `path` is a folder, or in none that is there; or the file cannot be written.
+        MissingPackageError: with `validate`, `ai-edge-litert` is not installed.
+        DataError: `validate` is not what the model takes, or gives no batch; no file is written then.
         RangeNotSeenError: a hook has seen no data yet, so that its range is not known.
         NonFiniteRangeError: a range is NaN or infinite.
         LiteRTBitsError: LiteRT does not compute right with as many bits as a hook has.
+        LiteRTDtypeError: layers compute in 16-bit floats, as those of mixed precision; or integers are asked for where
+            an input or output is left in float. No file is written then.
         FloatOperatorError: with `strict`, an operator is left in float; no file is written then.
         ConversionError: the converter of TensorFlow gave up.
-        MissingLiteRTError: with `validate`, `ai-edge-litert` is not installed.
     """
-    for option, dtype in (("input_dtype", input_dtype), ("output_dtype", output_dtype)):
-        if dtype not in _IO_TYPES:
-            raise OptionValueError("to_litert", option, dtype, f"is none of {', '.join(_IO_TYPES)}")
+    check_asked(model, input_dtype, output_dtype)
+    target = _target(path)
+    given = None
+    if validate is not None:
+        require_interpreter()
+        given = batches(model, validate, _BATCH, "to_litert(validate=...)")
     require_ranges(model, "to_litert")
     check_bits(model)
+    check_policies(model)
     content = _convert(model, input_dtype, output_dtype, batch_size)
+    check_ends(model.name, content, input_dtype, output_dtype)
     operators = tuple(read_operators(content))
     check_operators(model.name, operators)
     if strict and (floats := [one for one in operators if one.is_float]):
         raise FloatOperatorError(model.name, floats)
-    comparison = None if validate is None else compare(model, content, validate)
-    _write(Path(path), content)
+    comparison = None if given is None else compare(model, content, given)
+    _write(target, content)
     return LiteRTReport(os.fspath(path), len(content), operators, comparison)
 
 
@@ -102,15 +112,24 @@ def _signature(model: keras.Model, batch_size: int | None) -> Any:
     return [keras.tree.map_structure(spec, inputs)]
 
 
-def _write(path: Path, content: bytes) -> None:
+def _target(path: str | os.PathLike[str]) -> Path:
+    """Return where the file goes.
+
+    Raises:
+        SaveError: no file can be written there.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise SaveError(os.fspath(path), "it is a folder")
+    if not target.parent.is_dir():
+        raise SaveError(os.fspath(path), f"there is no folder {os.fspath(target.parent)!r}")
+    return target
+
+
+def _write(target: Path, content: bytes) -> None:
     """Write the file so that a reader finds the old one or the new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    try:
+        with kwrap.atomic_write(target) as beside:
+            beside.write_bytes(content)
+    except OSError as error:
+        raise SaveError(os.fspath(target), error.strerror or str(error)) from error

@@ -18,7 +18,8 @@ class Comparison:
         samples: how many samples were compared.
         agreement: the share of classes that are the same, the greatest along the last axis of outputs with two or more
             columns: one for a sample, or for each of its pixels; None where there is no such output.
-        largest_difference: the largest absolute difference of an output.
+        largest_difference: the largest absolute difference of an output; NaN or infinite where outputs are, which
+            count as no agreement.
     """
 
     samples: int
@@ -51,6 +52,19 @@ class LiteRTReport:
         return counts
 
     @property
+    def weights(self) -> dict[str, dict[str, int]]:
+        """How many operators of each kind have weights, by the dtype that these are stored in.
+
+        Weights that a hook rounds stay float32 where the layer computes in float: {"FULLY_CONNECTED": {"float32": 1}}.
+        """
+        counts: dict[str, dict[str, int]] = {}
+        found = Counter((one.kind, _weights(one)) for one in self.operators)
+        for (kind, dtype), count in sorted(found.items()):
+            if dtype:
+                counts.setdefault(kind, {})[dtype] = count
+        return counts
+
+    @property
     def left_in_float(self) -> tuple[Operator, ...]:
         """The operators that compute in floating point; QUANTIZE and DEQUANTIZE between integers and floats not."""
         return tuple(one for one in self.operators if one.is_float)
@@ -61,13 +75,15 @@ class LiteRTReport:
             "path": self.path,
             "size": self.size,
             "operators": self.counts,
+            "weights": self.weights,
             "left_in_float": [{"kind": one.kind, "name": one.name} for one in self.left_in_float],
             "comparison": None if self.comparison is None else vars(self.comparison),
         }
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """Return (operator, dtype, count) as text."""
-        return [(kind, dtype, str(n)) for kind, dtypes in self.counts.items() for dtype, n in dtypes.items()]
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return (operator, dtype, dtype of weights or nothing, count) as text."""
+        found = Counter((one.kind, one.dtype, _weights(one)) for one in self.operators)
+        return [(*names, str(count)) for names, count in sorted(found.items())]
 
     def _notes(self) -> list[str]:
         floats = self.left_in_float
@@ -80,10 +96,15 @@ class LiteRTReport:
         return notes
 
     def __repr__(self) -> str:
-        rows = [("operator", "dtype", "count"), *self.rows()]
+        rows = [("operator", "dtype", "weights", "count"), *self.rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]:>{widths[2]}}" for row in rows]
+        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{self.path}: {self.size:,} bytes", *lines, *self._notes()])
+
+
+def _weights(operator: Operator) -> str:
+    """Return the dtype of weights; nothing of shapes and axes, which are int32 or int64, and of no constant."""
+    return "" if operator.weights in (None, "int32", "int64") else str(operator.weights)
 
 
 def as_text(operators: Sequence[Operator]) -> str:

@@ -1,5 +1,6 @@
 """Operators: what a LiteRT file is made of, read from its flatbuffer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,9 +10,9 @@ from typing import Any
 # is private.
 from tensorflow.lite.python import schema_py_generated as schema
 
-__all__ = ["BORDERS", "Operator", "read_operators"]
+__all__ = ["BORDERS", "FLOATS", "Operator", "read_ends", "read_operators"]
 
-_FLOATS = ("float32", "float16", "bfloat16", "float64")
+FLOATS = ("float32", "float16", "bfloat16", "float64")
 # Between floats and integers, at the borders of what is quantized.
 BORDERS = ("QUANTIZE", "DEQUANTIZE")
 
@@ -23,7 +24,7 @@ class Operator:
     Attributes:
         kind: its name in LiteRT, as CONV_2D.
         dtype: what it computes in: the dtype of its results, "float32" also where only what it takes is float.
-        weights: the dtype of the largest constant that it takes; None without one.
+        weights: the dtype of the largest constant that it takes, of a RESHAPE that of a shape; None without one.
         name: the name of its first result, which has the path of the layer that it was made of; where it is a result of
             the file, also that of what it takes.
     """
@@ -36,7 +37,7 @@ class Operator:
     @property
     def is_float(self) -> bool:
         """Whether it computes in floating point; the conversions at the borders of what is quantized do not count."""
-        return self.dtype in _FLOATS and self.kind not in BORDERS
+        return self.dtype in FLOATS and self.kind not in BORDERS
 
 
 def read_operators(content: bytes) -> list[Operator]:
@@ -48,6 +49,19 @@ def read_operators(content: bytes) -> list[Operator]:
     ]
 
 
+def read_ends(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the dtypes of a LiteRT file's inputs, and of its outputs, by their names in its signature."""
+    model = schema.Model.GetRootAs(content, 0)
+    graph, signature = model.Subgraphs(0), model.SignatureDefs(0)
+    inputs = [signature.Inputs(index) for index in range(signature.InputsLength())]
+    outputs = [signature.Outputs(index) for index in range(signature.OutputsLength())]
+
+    def dtypes(ends: Sequence[Any]) -> dict[str, str]:
+        return {end.Name().decode(): _dtype(graph.Tensors(end.TensorIndex())) for end in ends}
+
+    return dtypes(inputs), dtypes(outputs)
+
+
 def _operator(model: Any, graph: Any, operator: Any) -> Operator:
     taken = [graph.Tensors(operator.Inputs(i)) for i in range(operator.InputsLength()) if operator.Inputs(i) >= 0]
     given = [graph.Tensors(operator.Outputs(i)) for i in range(operator.OutputsLength())]
@@ -55,11 +69,11 @@ def _operator(model: Any, graph: Any, operator: Any) -> Operator:
     dtypes = [_dtype(tensor) for tensor in given]
     computed = [_dtype(tensor) for tensor in (*taken, *given) if not _size(model, tensor)]
     kind = _kind(model.OperatorCodes(operator.OpcodeIndex()))
-    floats = [dtype for dtype in computed if dtype in _FLOATS and kind not in BORDERS]
+    floats = [dtype for dtype in computed if dtype in FLOATS and kind not in BORDERS]
     return Operator(
         kind=kind,
         dtype=(floats or dtypes or ["none"])[0],
-        weights=_dtype(max(constants, key=lambda tensor: _size(model, tensor))) if constants else None,
+        weights=_dtype(max(constants, key=_elements)) if constants else None,
         name=_name(given, computed_from=[tensor for tensor in taken if not _size(model, tensor)]),
     )
 
@@ -76,6 +90,10 @@ def _size(model: Any, tensor: Any) -> int:
     """Return how many bytes of constants a tensor has: 0 for what is computed."""
     size: int = model.Buffers(tensor.Buffer()).DataLength()
     return size
+
+
+def _elements(tensor: Any) -> int:
+    return math.prod(tensor.Shape(axis) for axis in range(tensor.ShapeLength()))
 
 
 def _kind(code: Any) -> str:
