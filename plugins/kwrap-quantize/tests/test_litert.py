@@ -265,9 +265,12 @@ def test_outputs_that_are_not_finite_are_no_agreement(tmp_path):
 
 
 def test_files_of_a_fixed_number_of_samples_are_compared_too(tmp_path):
-    model, data = small()
-    one = to_litert(model, tmp_path / "file.tflite", validate=data).comparison
-    assert to_litert(model, tmp_path / "file.tflite", batch_size=4, validate=(data, data)).comparison == one
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(3)])
+    quantize(model).apply()
+    calibrate(model, IMAGES[:30])
+    one = to_litert(model, tmp_path / "file.tflite", validate=IMAGES[:30]).comparison
+    data = (IMAGES[:30], LABELS[:30])
+    assert to_litert(model, tmp_path / "file.tflite", batch_size=4, validate=data).comparison == one
     assert one.samples == 30
 
 
@@ -326,6 +329,10 @@ def test_a_place_where_no_file_can_be_is_an_error_before_the_work(tmp_path):
 def test_without_an_interpreter_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     model, data = small()
+    unseen = keras.Sequential([keras.Input((8,)), layers.Dense(3)])
+    quantize(unseen).apply()
+    with pytest.raises(MissingPackageError):  # before the work, which would raise another
+        to_litert(unseen, tmp_path / "file.tflite", validate=data)
     with pytest.raises(MissingPackageError, match="pip install ai-edge-litert"):
         to_litert(model, tmp_path / "file.tflite", validate=data)
     assert not list(tmp_path.iterdir())
@@ -338,5 +345,5 @@ def test_the_report_shows_weights_that_stay_in_float(tmp_path):
     kwrap.wrap_model(model, QuantizeWeights())
     report = to_litert(model, tmp_path / "file.tflite")
     assert report.weights == {"FULLY_CONNECTED": {"float32": 1}}
-    assert "FULLY_CONNECTED  float32  float32  1" in str(report)
+    assert "FULLY_CONNECTED  float32  float32      1" in str(report)
     assert to_litert(small()[0], tmp_path / "file.tflite").weights == {"FULLY_CONNECTED": {"int8": 1}}

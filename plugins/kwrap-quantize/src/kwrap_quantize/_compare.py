@@ -68,7 +68,7 @@ def _same_class(ours: Array, theirs: Array) -> Array:
 def _in_order(received: Mapping[str, Array], predicted: Any) -> list[Array]:
     """Return a file's outputs in the order of the model's: by their names in a dict, or as Keras counts them."""
     if isinstance(predicted, Mapping) and set(predicted) == set(received):
-        return keras.tree.flatten({name: received[name] for name in predicted})
+        return list(keras.tree.flatten({name: received[name] for name in predicted}))
     # "output_10" comes after "output_2".
     return [received[name] for name in sorted(received, key=lambda name: (len(name), name))]
 

@@ -98,7 +98,8 @@ class LiteRTReport:
     def __repr__(self) -> str:
         rows = [("operator", "dtype", "weights", "count"), *self.rows()]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>", widths, strict=True))
+        lines = [form.format(*row) for row in rows]
         return "\n".join([f"{self.path}: {self.size:,} bytes", *lines, *self._notes()])
 
 
