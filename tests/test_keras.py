@@ -835,6 +835,17 @@ def test_recorded_calls_are_the_arguments_and_outputs_of_each_call_in_a_graph():
     assert [first[2][0] is outputs[0], second[2][0] is outputs[1]] == [True, True]
 
 
+def test_graph_steps_are_the_operations_in_the_order_in_which_they_run():
+    inputs = keras.Input((3,))
+    first = keras.layers.Dense(3, name="first")
+    second = keras.layers.Dense(3, name="second")
+    hidden = first(inputs)
+    model = keras.Model(inputs, first(second(hidden) + hidden))
+    steps = [(operation.name, len(taken), len(given)) for operation, taken, given in _keras.graph_steps(model)]
+    assert [name for name, _, _ in steps if name in ("first", "second")] == ["first", "second", "first"]
+    assert [(taken, given) for _, taken, given in steps] == [(1, 1), (1, 1), (2, 1), (1, 1)]
+
+
 def test_graph_of_is_the_functional_graph_of_models_that_have_one():
     model, sequential = functional(), keras.Sequential([layers.Dense(2)])
     assert _keras.graph_of(model) is model

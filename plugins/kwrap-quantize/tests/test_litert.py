@@ -209,3 +209,16 @@ def test_convolutions_of_16_bits_which_litert_computes_wrong_are_errors(tmp_path
     with pytest.raises(LiteRTBitsError, match=r"convolutions of 16-bit.*conv"):
         to_litert(model, tmp_path / "file.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_embedding_gives_rows_of_its_table_in_integers(tmp_path):
+    words = keras.Input((5,), dtype="int32")
+    hidden = layers.GlobalAveragePooling1D(name="mean")(layers.Embedding(9, 4, name="words")(words))
+    model = keras.Model(words, layers.Dense(3, name="head")(hidden))
+    quantize(model, strict=True).apply()
+    data = np.random.default_rng(0).integers(0, 9, size=(64, 5))
+    model(data, training=True)
+    report = to_litert(model, tmp_path / "file.tflite", strict=True, validate=data)
+    assert report.counts["GATHER"] == {"int8": 1}
+    (step,) = (one.step for one in ranges(model).tensors if (one.path, one.of) == ("head", "outputs"))
+    assert report.comparison.largest_difference < 2.5 * step

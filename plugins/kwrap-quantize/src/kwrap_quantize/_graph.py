@@ -27,7 +27,6 @@ class _Needs:
     """What rounding a layer needs, over all its calls."""
 
     layer: keras.Layer
-    weights: bool = False
     inputs: int = 0  # of how many tensors that it takes
     between: bool = False
     activation: bool = False
@@ -47,7 +46,10 @@ class _Walk:
         self.graph, self.left_alone = graph, left_alone
         self.needs: dict[str, _Needs] = {}
         self.reasons: dict[str, str] = {}
-        self._takers = {number: [call for call in graph.calls if number in call.inputs] for number in graph.tensors}
+        self._takers: dict[int, list[kwrap.GraphCall]] = {number: [] for number in graph.tensors}
+        for call in graph.calls:
+            for number in set(call.inputs):
+                self._takers[number].append(call)
         self._rounded: set[int] = set()
         self._pending: set[int] = set()
         for call in graph.calls:
@@ -67,7 +69,6 @@ class _Walk:
         floats = [number for number in call.inputs if _is_float(self.graph.tensors[number])]
         if role is not Role.JOINING and any(number not in self._rounded | self._pending for number in floats):
             needs.inputs = len(floats)
-        needs.weights |= role in (Role.WEIGHTED, Role.LOOKUP)
         needs.between |= isinstance(layer, QuantizeBetween.layer_type)
         needs.activation |= is_rounded_before(layer)
         needs.steps |= has_steps(layer)
