@@ -36,11 +36,11 @@ class Around(keras.layers.Layer):
 EXPLAINED = """
 - Pruning makes three passes over the weights in every step, each the first row's, however seldom masks are computed: as
   the layer reads them, as their gradient comes back, and as they are stored. One pass alone is more than the targets of
-  masks every 100 and every 10 steps, and of EfficientNetB0's later steps, whose weights are many beside its small images.
+  masks every 100 and every 10 steps, and of EfficientNetB0's later steps, whose images are small beside its weights.
   Without the first, a weight that was assigned from outside, or an average of weights, would act unpruned; without the
   second, pruned weights have a part in the gradient's norm; without the third, the optimizer's momentum moves them.
-- Under XLA a new mask of four million weights takes about as long as a bare step of the MLP (see there), and so the step
-  with a mask each takes twice as long and the passes besides.
+- Under XLA a new mask of four million weights takes about as long as a bare step of the MLP (see there), and so a step
+  with one takes twice as long and the passes besides.
 - Wrapping makes two Keras layers for one and has to find whoever else holds the layer, for which Keras has no record:
   all living objects are looked at, once. Unwrapping is hardly more than that look.
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.

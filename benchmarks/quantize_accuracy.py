@@ -257,10 +257,13 @@ def of_seeds(rows: Rows) -> Iterator[str]:
 def of_targets(rows: Rows, steps: measure.Ratio) -> Iterator[str]:
     """Yield the table of what issue 10 asks for, of the first seeds."""
     few = {name: statistics.mean((row.file or row.keras)[:FEW]) for name, row in rows.items()}
-    plain, same = few[FLOAT[BEFORE]], statistics.mean(rows[TRAINED].agreement[:FEW])
+    same = {name: statistics.mean(rows[name].agreement[:FEW]) for name in (TRAINED, FROZEN)}
+    plain, theirs = few[FLOAT[BEFORE]], statistics.mean(TFMOT["file"])
     cells = [
-        at_least("int8 file, accuracy", few[TRAINED], statistics.mean(TFMOT["file"])),
-        at_least("int8 file, the same class as Keras", same, 0.999),
+        at_least("int8 file, tfmot's way: accuracy", few[TRAINED], theirs),
+        at_least("int8 file, calibrated and frozen: accuracy", few[FROZEN], theirs),
+        at_least("int8 file, tfmot's way: the same class as Keras", same[TRAINED], 0.999),
+        at_least("int8 file, calibrated and frozen: the same class as Keras", same[FROZEN], 0.999),
         at_least("4-bit weights, file, less float", few[FOUR] - plain, -0.01),
         at_least("80 % zeros and int8, file, less float", few[SPARSE] - plain, -0.015),
         measure.target("training step, quantized / plain", steps, max(TFMOT_STEPS)),

@@ -6,7 +6,7 @@ from keras import layers
 import kwrap
 from kwrap.errors import HookCallError
 from kwrap_quantize import QuantizeActivation
-from kwrap_quantize._activation import QuantizeSteps, fixed_range
+from kwrap_quantize._activation import QuantizeSteps, fixed_range, is_rounded_before
 
 VALUES = np.linspace(-7, 7, 60, dtype="float32").reshape(4, 15)
 
@@ -46,6 +46,13 @@ def test_what_a_layer_gives_its_own_activation_is_rounded(name):
     assert np.allclose(model(VALUES), expected, atol=1e-5)
     # Only for the time of its call.
     assert layer.activation is keras.activations.get(name)
+
+
+def test_the_sums_of_a_transposed_convolution_are_rounded_before_its_relu():
+    # LiteRT's operator clips nothing.
+    assert is_rounded_before(layers.Conv2DTranspose(2, 3, activation="relu"))
+    assert not is_rounded_before(layers.Conv2DTranspose(2, 3))
+    assert not is_rounded_before(layers.Conv2D(2, 3, activation="relu"))
 
 
 def test_the_range_before_the_activation_moves_in_training():

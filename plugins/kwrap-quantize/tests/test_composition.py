@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import kwrap
+from kwrap.errors import PlanError
 from kwrap_lora import LoRA
 from kwrap_noise import Noise, WeightNoise
 from kwrap_prune import ConstantSparsity, Prune
@@ -49,6 +50,16 @@ def test_pruned_weights_are_exact_zeros_and_the_others_are_on_the_grid(rounding)
     assert np.all(kernel[pruned] == 0)
     assert np.count_nonzero(kernel) > 15
     assert len(np.unique(kernel)) <= 16
+
+
+@pytest.mark.parametrize("is_quantized", [False, True])
+def test_pruning_what_is_rounded_is_refused(is_quantized):
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(10, name="dense")])
+    hooks = [QuantizeWeights(), Prune()]
+    if is_quantized:
+        kwrap.wrap_model(model, hooks.pop(0))
+    with pytest.raises(PlanError, match="put Prune on before quantize"):
+        kwrap.wrap_model(model, hooks)
 
 
 def test_lora_before_rounding_rounds_the_sum_and_after_it_the_base_alone():

@@ -1,10 +1,11 @@
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
 import kwrap
 from kwrap.errors import OptionValueError, RuleError
-from kwrap_quantize import FloatLayerError, GraphNotSeenError, quantize
+from kwrap_quantize import AlreadyQuantizedError, FloatLayerError, GraphNotSeenError, QuantizeOutput, quantize, ranges
 
 WEIGHTS, TAKEN, GIVEN = "quantize_weights", "quantize_input", "quantize_output"
 
@@ -206,3 +207,107 @@ def test_a_model_without_a_graph_is_an_error_that_names_the_hooks():
 def test_bad_options_are_errors(options):
     with pytest.raises(OptionValueError):
         quantize(small(), **options)
+
+
+def test_a_transposed_convolution_is_rounded_before_a_relu():
+    plan = quantize(
+        model_of(
+            layers.Conv2DTranspose(2, 3, name="first"),
+            layers.ReLU(name="relu"),
+            layers.Conv2DTranspose(2, 3, activation="relu", name="last"),
+        )
+    )
+    assert hooks(plan) == {
+        "first": [WEIGHTS, GIVEN, TAKEN],
+        "relu": [GIVEN],
+        "last": [WEIGHTS, GIVEN, "quantize_activation"],
+    }
+
+
+def custom(values):
+    return values * 2
+
+
+IMAGE = (8, 8, 3)
+IN_FLOAT = {
+    "selu": layers.Dense(3, activation="selu"),
+    "softplus": layers.Conv2D(3, 3, activation="softplus"),
+    "custom": layers.Dense(3, activation=custom),
+    "clips at 1": layers.ReLU(max_value=1.0),
+    "bicubic": layers.UpSampling2D(interpolation="bicubic"),
+    "normalizes axis": layers.Normalization(axis=1, mean=0.0, variance=1.0),
+    "normalizes other axes": layers.Rescaling(np.ones((8, 1))),
+}
+
+
+@pytest.mark.parametrize("reason", IN_FLOAT)
+def test_what_litert_computes_in_float_is_told(reason):
+    plan = quantize(model_of(layers.Conv2D(3, 3, padding="same"), IN_FLOAT[reason], shape=IMAGE))
+    assert [reason in told for told in reasons(plan).values()] == [True]
+
+
+INTEGERS = [
+    layers.Dense(3, activation=layers.LeakyReLU(0.1)),
+    layers.Dense(3, activation="silu"),
+    layers.ReLU(max_value=6.0),
+    layers.ReLU(negative_slope=0.1),
+    layers.UpSampling2D(interpolation="bilinear"),
+    layers.Normalization(axis=None, mean=0.0, variance=1.0),
+]
+
+
+@pytest.mark.parametrize("layer", INTEGERS)
+def test_what_litert_has_integers_for_is_not(layer):
+    assert not quantize(model_of(layer, shape=IMAGE), strict=True).skipped
+
+
+def test_the_sums_before_an_activation_in_float_are_rounded():
+    plan = quantize(model_of(layers.Dense(3, activation="selu", name="dense"), shape=(4,)))
+    assert hooks(plan) == {"dense": [WEIGHTS, GIVEN, TAKEN, "quantize_activation"]}
+
+
+@pytest.mark.parametrize("scales", [(1.0, 0.01), (0.01, 1.0)])
+@pytest.mark.parametrize("kind", ["moving_average", "last"])
+def test_a_layer_that_is_called_twice_has_the_range_of_both_calls(scales, kind):
+    left, right = keras.Input((4,)), keras.Input((4,))
+    dense = layers.Dense(3, name="dense")
+    model = quantize(keras.Model([left, right], [dense(left), dense(right)]), range=kind).apply()
+    values = np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    for _ in (1, 2, 3):
+        model([scale * values for scale in scales], training=True)
+    (taken,) = (each for each in ranges(model).tensors if each.of == "inputs")
+    assert (taken.minimum, taken.maximum) == pytest.approx((values.min(), values.max()), rel=0.01)
+
+
+def test_a_loaded_model_with_hooks_on_its_normalization_is_quantized(tmp_path):
+    model = model_of(layers.Conv2D(2, 3, name="conv"), layers.BatchNormalization(axis=3, name="norm"), layers.ReLU())
+    kwrap.wrap_model(model, QuantizeOutput(name="other"), where="norm")
+    model.save(tmp_path / "model.keras")
+    assert not quantize(keras.models.load_model(tmp_path / "model.keras")).skipped
+
+
+def test_a_sum_by_an_operation_that_layers_round_and_others_do_not_is_told():
+    row = keras.Input((4,))
+    summed = layers.Dense(4)(row) + layers.Dense(4)(row)
+    last = layers.Dense(4)(summed)
+    joined = layers.Concatenate()([summed, last])
+    for outputs in ([summed, last], joined):
+        (reason,) = reasons(quantize(keras.Model(row, outputs))).values()
+        assert "use keras.layers.Add" in reason
+    assert not quantize(keras.Model(row, [last, layers.Dense(2)(summed)])).skipped
+
+
+def test_what_has_a_fixed_range_is_rounded_before_it_is_joined():
+    row = keras.Input((4,))
+    sides = [layers.Dense(3, activation=name, name=name)(row) for name in ("tanh", "linear")]
+    plan = quantize(keras.Model(row, layers.Concatenate(name="join")(sides)))
+    assert hooks(plan)["tanh"] == [WEIGHTS, GIVEN, TAKEN, "quantize_activation"]
+    assert hooks(plan)["linear"] == [WEIGHTS, TAKEN]
+
+
+def test_to_quantize_again_is_an_error_that_says_to_unwrap_first():
+    model = quantize(small()).apply()
+    with pytest.raises(AlreadyQuantizedError, match="unwrap first") as caught:
+        quantize(model)
+    kwrap.unwrap_model(model, caught.value.hooks)
+    quantize(model).apply()

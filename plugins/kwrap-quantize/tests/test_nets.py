@@ -41,7 +41,9 @@ def preactivated():
     hidden = layers.BatchNormalization()(layers.SeparableConv2D(6, 3, padding="same")(hidden))
     stem = layers.Add()([stem, hidden])
     hidden = layers.ReLU()(layers.BatchNormalization()(layers.Conv2DTranspose(6, 2, strides=2)(stem)))
-    hidden = layers.Concatenate()([layers.MaxPooling2D()(hidden), layers.Conv2D(4, 1)(stem)])
+    hidden = layers.Concatenate()(
+        [layers.MaxPooling2D()(hidden), layers.Conv2DTranspose(4, 1, activation="relu")(stem)]
+    )
     hidden = layers.AveragePooling2D(2)(layers.LeakyReLU(0.1)(hidden))
     hidden = layers.ReLU()(layers.BatchNormalization()(layers.Dense(8)(layers.Flatten()(hidden))))
     return keras.Model(inputs, layers.Dense(4, activation="softmax")(hidden))

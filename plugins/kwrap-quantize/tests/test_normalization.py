@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 import kwrap
+from kwrap.errors import HookCallError
 from kwrap_quantize._normalization import QuantizeNormalization
 
 RNG = np.random.default_rng(0)
@@ -35,6 +36,21 @@ def test_the_result_is_that_of_the_layer(layer):
     expected = model(IMAGES)
     kwrap.wrap_model(model, QuantizeNormalization(), where=type(layer))
     assert np.allclose(model(IMAGES), expected, atol=1e-5)
+
+
+NOT_LAST = [
+    layers.BatchNormalization(axis=1),
+    layers.Normalization(mean=1.0, variance=4.0, axis=2),
+    layers.Normalization(mean=1.0, variance=4.0, axis=(2, 3)),
+    layers.Rescaling(np.ones((5, 1))),
+]
+
+
+@pytest.mark.parametrize("layer", NOT_LAST)
+def test_another_axis_than_the_last_is_an_error(layer):
+    model = keras.Sequential([keras.Input((5, 5, 3)), layer])
+    with pytest.raises(HookCallError, match="normalizes another axis than the last"):
+        kwrap.wrap_model(model, QuantizeNormalization(), where=type(layer))
 
 
 def test_in_training_the_layer_normalizes_the_batch_itself():

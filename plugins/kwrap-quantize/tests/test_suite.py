@@ -31,7 +31,7 @@ def dense():
 class TestQuantize(kwrap.testing.HookSuite):
     examples = (
         (QuantizeWeights(4, per_channel=True, symmetric=False, narrow_range=False), dense(), INPUTS),
-        (QuantizeWeights(3, method="learned"), keras.layers.Conv1D(4, 2, name="conv"), STEPS),
+        (QuantizeWeights(3, per_channel=True, method="learned"), keras.layers.Conv1D(4, 2, name="conv"), STEPS),
         (QuantizeOutput(4, range="last", decay=0.5, symmetric=True, tensors=2), Both(4, name="both"), INPUTS),
         (QuantizeOutput(), dense(), INPUTS),
         (

@@ -26,6 +26,6 @@ class TestHooksInside(kwrap.testing.HookSuite):
     skip = {  # noqa: RUF012 - as HookSuite has it
         "gradients_match_finite_differences": "rounding has no slope: its gradient is straight-through",
         "every_option_is_tried": "`tensors` is 1: there is one tensor in between",
-        "old_files_load": "those in tests/saved are of the hooks in test_suite.py",
+        "old_files_load": "all of tests/saved are loaded by test_suite.py",
     }
     bad_options = ({"bits": 1}, {"range": "first"}, {"symmetric": 1})

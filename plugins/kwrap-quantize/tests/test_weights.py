@@ -35,10 +35,13 @@ def read(layer, hook):
         (keras.layers.Dense(3), (4,), "kernel", None),
         (keras.layers.Embedding(5, 3), (4,), "embeddings", None),
         (keras.layers.EinsumDense("abc,cde->abde", (None, 2, 3)), (3, 4), "kernel", None),
-        (keras.layers.Conv1D(3, 2), (5, 2), "kernel", (0, 1)),
+        # As LiteRT's converter takes them.
+        (keras.layers.Conv1D(3, 2), (5, 2), "kernel", None),
+        (keras.layers.DepthwiseConv1D(2), (5, 2), "kernel", None),
+        (keras.layers.SeparableConv1D(3, 2), (5, 2), "pointwise_kernel", None),
         (keras.layers.Conv2D(3, 2), (5, 5, 2), "kernel", (0, 1, 2)),
         (keras.layers.Conv3D(3, 2), (5, 5, 5, 2), "kernel", (0, 1, 2, 3)),
-        (keras.layers.Conv2DTranspose(3, 2), (5, 5, 2), "kernel", (0, 1, 3)),
+        (keras.layers.Conv2DTranspose(3, 2), (5, 5, 2), "kernel", None),
         (keras.layers.DepthwiseConv2D(2, depth_multiplier=2), (5, 5, 3), "kernel", (0, 1)),
         (keras.layers.SeparableConv2D(3, 2), (5, 5, 2), "depthwise_kernel", (0, 1)),
         (keras.layers.SeparableConv2D(3, 2), (5, 5, 2), "pointwise_kernel", (0, 1, 2)),
@@ -96,7 +99,7 @@ def test_steps_that_are_learned_begin_at_what_the_paper_says_and_move():
     kernel = np.array(layer.kernel)
     kernel[0, 0] = 0  # of pruned weights nothing is learned
     layer.kernel.assign(kernel)
-    wrapper = kwrap.Wrapper(layer, [QuantizeWeights(4, method="learned")])
+    wrapper = kwrap.Wrapper(layer, [QuantizeWeights(4, per_channel=True, method="learned")])
     inputs = GENERATOR.normal(size=(2, 5, 2)).astype("float32")
     wrapper(inputs)
     (steps,) = wrapper.hooks[0].trainable_variables

@@ -17,6 +17,7 @@ from kwrap_quantize._errors import (
 from kwrap_quantize._freezing import FreezeRanges, freeze_ranges, unfreeze_ranges
 from kwrap_quantize._graph import quantize
 from kwrap_quantize._graph_errors import (
+    AlreadyQuantizedError,
     ConversionError,
     FloatLayerError,
     FloatOperatorError,
@@ -32,6 +33,7 @@ from kwrap_quantize._ranges import Ranges, TensorRange, ranges, require_ranges
 from kwrap_quantize._weights import QuantizeWeights
 
 __all__ = [
+    "AlreadyQuantizedError",
     "CalibrationError",
     "Comparison",
     "ConversionError",

@@ -12,7 +12,7 @@ from kwrap_quantize._activations import Activations
 from kwrap_quantize._fake import rounded
 from kwrap_quantize._modes import observer
 from kwrap_quantize._options import checked_bits, checked_bool
-from kwrap_quantize._roles import CLIPS, activation_name, name_of
+from kwrap_quantize._roles import CLIPS, activation_name, fuses_clip, name_of
 from kwrap_quantize._swap import Instead
 
 __all__ = ["QuantizeActivation", "QuantizeSteps", "fixed_range", "has_steps", "is_rounded_before"]
@@ -124,7 +124,9 @@ def fixed_range(activation: str, bits: int, symmetric: bool) -> tuple[float, flo
 
 def is_rounded_before(layer: keras.Layer) -> bool:
     """Tell whether a layer has an activation of its own that LiteRT computes by an operator of its own."""
-    return not isinstance(layer, keras.layers.Activation) and activation_name(layer) not in CLIPS
+    if isinstance(layer, keras.layers.Activation):
+        return False
+    return activation_name(layer) not in (CLIPS if fuses_clip(layer) else ("linear",))
 
 
 def has_steps(layer: keras.Layer) -> bool:

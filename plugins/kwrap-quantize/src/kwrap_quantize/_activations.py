@@ -144,6 +144,9 @@ class QuantizeOutput(Activations):
     replicas; or `calibrate` finds them. A batch with NaN or infinite values does not move them. Until they have seen
     something, inference passes values on as they are. They are saved with the model.
 
+    A layer that is called several times in a step has one range, which moves at each call: give it "all_time", as
+    `quantize` does; with the others the first call, or the last, decides, and the rest is clipped.
+
     Args:
         bits: of each value, from 2 to 16.
         range: how it moves: "moving_average" of the extremes of batches, where the first batch sets it; "last": those

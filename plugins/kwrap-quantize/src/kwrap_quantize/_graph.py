@@ -7,19 +7,29 @@ from typing import Any, Literal
 import keras
 
 import kwrap
-from kwrap.errors import ModelTypeError, RuleError
+from kwrap.errors import DuplicateHookError, ModelTypeError, RuleError
 from kwrap_quantize._activation import QuantizeActivation, QuantizeSteps, fixed_range, has_steps, is_rounded_before
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._between import QuantizeBetween
-from kwrap_quantize._graph_errors import FloatLayerError, GraphNotSeenError
+from kwrap_quantize._graph_errors import AlreadyQuantizedError, FloatLayerError, GraphNotSeenError
 from kwrap_quantize._normalization import QuantizeNormalization
-from kwrap_quantize._roles import ONE_RANGE, Role, activation_name, fuses_norm, is_arithmetic, role_of, why_float
+from kwrap_quantize._roles import (
+    Role,
+    activation_name,
+    float_activation,
+    fuses_clip,
+    fuses_norm,
+    is_arithmetic,
+    role_of,
+    why_float,
+)
 from kwrap_quantize._weights import QuantizeWeights
 
 __all__ = ["quantize"]
 
 RangeKind = Literal["moving_average", "last", "all_time"]
 _NAME = "quantize"
+_EIGHT = {"bits": 8, "symmetric": False}  # whether a range is fixed; where it ends is another matter
 
 
 @dataclass
@@ -27,6 +37,7 @@ class _Needs:
     """What rounding a layer needs, over all its calls."""
 
     layer: keras.Layer
+    calls: int = 0
     inputs: int = 0  # of how many tensors that it takes
     between: bool = False
     activation: bool = False
@@ -65,7 +76,10 @@ class _Walk:
             self.reasons[call.path or call.operation.name] = reason
             return
         layer, path = call.operation, str(call.path)
+        if why := float_activation(layer):  # the sums are rounded all the same
+            self.reasons[path] = why
         needs = self.needs.setdefault(path, _Needs(layer))
+        needs.calls += 1
         floats = [number for number in call.inputs if _is_float(self.graph.tensors[number])]
         if role is not Role.JOINING and any(number not in self._rounded | self._pending for number in floats):
             needs.inputs = len(floats)
@@ -96,13 +110,18 @@ class _Walk:
         """Tell whether all that take the result of an operation have hooks, which round it, or have it fused."""
         if self._is_fused_further(call, Role.ARITHMETIC):
             self._pending.update(call.outputs)
+        if self._is_result(call):
+            return False
         takers = [taker for number in call.outputs for taker in self._takers[number]]
-        return bool(takers) and all(
-            self._role(taker) is not Role.FLOAT or is_arithmetic(taker.operation) for taker in takers
-        )
+        if len(takers) == 1 and is_arithmetic(takers[0].operation):
+            return True
+        passing = (Role.FLOAT, Role.JOINING) if len(takers) > 1 else (Role.FLOAT,)
+        return bool(takers) and all(self._role(taker) not in passing for taker in takers)
 
     def _is_fused_further(self, call: kwrap.GraphCall, role: Role) -> bool:
         """Tell whether the next layer, and no other, takes the result without a grid of its own."""
+        if _fixed_range(call.operation, _EIGHT):
+            return False
         if role is not Role.JOINING and self._is_joined(call):
             return True
         taker = self._only_taker(call)
@@ -110,7 +129,8 @@ class _Walk:
             return False
         if activation_name(call.operation) != "linear":
             return False
-        return self._role(taker) is Role.FUSED or (self._role(taker) is Role.NORM and fuses_norm(call.operation))
+        fuses = {Role.FUSED: fuses_clip, Role.NORM: fuses_norm}.get(self._role(taker))
+        return fuses is not None and fuses(call.operation)
 
     def _is_joined(self, call: kwrap.GraphCall) -> bool:
         """Tell whether the result goes into one that joins tensors on its grid, and nowhere else, moved at most."""
@@ -123,7 +143,11 @@ class _Walk:
     def _only_taker(self, call: kwrap.GraphCall) -> kwrap.GraphCall | None:
         """Return the only call that takes a call's result; None if others do, or the model gives it."""
         takers = [taker for number in call.outputs for taker in self._takers[number]]
-        return takers[0] if len(takers) == 1 and not set(call.outputs).intersection(self.graph.outputs) else None
+        return takers[0] if len(takers) == 1 and not self._is_result(call) else None
+
+    def _is_result(self, call: kwrap.GraphCall) -> bool:
+        """Tell whether the model gives a call's result."""
+        return not set(call.outputs).isdisjoint(self.graph.outputs)
 
 
 def quantize(
@@ -146,6 +170,9 @@ def quantize(
     QuantizeActivation. Layers that LiteRT has no integers for stay in float: in `Plan.skipped`, with the reason; only
     their kernels are rounded. Nothing changes before `Plan.apply()`.
 
+    A layer that the graph calls several times has one range for all its calls. This is "all_time", whatever `range`
+    says: others would depend on the order of the calls, and clip what the first gives to the range of the last.
+
     Args:
         model: a Functional or built Sequential model, nested ones among them seen through.
         bits: of weights, 2 to 16.
@@ -160,6 +187,7 @@ def quantize(
     Raises:
         GraphNotSeenError: the model is subclassed, or not built: it says which hooks to use by hand.
         FloatLayerError: with `strict`, a layer would stay in float.
+        AlreadyQuantizedError: layers have such hooks already.
         OptionValueError: an option has a value that cannot be.
         KwrapError: what `kwrap.plan` raises.
     """
@@ -180,7 +208,11 @@ def quantize(
     rules = [*_weight_rules(model, of_weights, left_alone), *_activation_rules(walk, options)]
     if not rules:
         raise RuleError("quantize", f"leaves no layer of {model.name!r}: {'; '.join(set(walk.reasons.values()))}")
-    return kwrap.plan(model, rules).left_out(_NAME, walk.reasons)
+    try:
+        return kwrap.plan(model, rules).left_out(_NAME, walk.reasons)
+    except DuplicateHookError as error:
+        ours = {hook.name for _, hook in kwrap.find_hooks(model)}.intersection(rule.hook.name for rule in rules)
+        raise AlreadyQuantizedError(model.name, error.path, sorted(ours)) from error
 
 
 def _left_alone(model: keras.Model, graph: kwrap.Graph, where: Any, exclude: Any) -> dict[str, str]:
@@ -211,28 +243,31 @@ def _weight_rules(model: keras.Model, options: Mapping[str, Any], left_alone: Co
         for path, layer in kwrap.find_layers(model, lambda layer, path: True).items()
         if layer.built and not _is_in(path, left_alone) and weights.select_targets(layer, path)
     }
-    chosen = [
-        (layer, {**options, "per_channel": False} if isinstance(layer, ONE_RANGE) else dict(options))
-        for layer in layers.values()
-    ]
-    return _rules(QuantizeWeights, chosen)
+    return _rules(QuantizeWeights, [(layer, dict(options)) for layer in layers.values()])
 
 
 def _activation_rules(walk: _Walk, options: Mapping[str, Any]) -> Iterator[kwrap.Rule]:
     """Yield the rules for activations, one for each hook with its options; the outermost first."""
-    moving = {**options, "tensors": 1}
-    for kind, options_of in (
+    makers: tuple[tuple[type[kwrap.Hook], Callable[[_Needs, dict[str, Any]], Any]], ...] = (
         (
             QuantizeOutput,
-            lambda needs: needs.outputs and {**_output_range(needs.layer, options), "tensors": needs.outputs},
+            lambda needs, its: needs.outputs and {**_output_range(needs.layer, its), "tensors": needs.outputs},
         ),
-        (QuantizeInput, lambda needs: needs.inputs and {**options, "tensors": needs.inputs}),
-        (QuantizeBetween, lambda needs: needs.between and moving),
-        (QuantizeActivation, lambda needs: needs.activation and moving),
-        (QuantizeSteps, lambda needs: needs.steps and {name: options[name] for name in ("bits", "symmetric")}),
-        (QuantizeNormalization, lambda needs: needs.normalization and {}),
-    ):
-        yield from _rules(kind, [(needs.layer, options_of(needs)) for needs in walk.needs.values()])
+        (QuantizeInput, lambda needs, its: needs.inputs and {**its, "tensors": needs.inputs}),
+        (QuantizeBetween, lambda needs, its: needs.between and {**its, "tensors": 1}),
+        (QuantizeActivation, lambda needs, its: needs.activation and {**its, "tensors": 1}),
+        (QuantizeSteps, lambda needs, its: needs.steps and {name: its[name] for name in ("bits", "symmetric")}),
+        (QuantizeNormalization, lambda needs, its: needs.normalization and {}),
+    )
+    for kind, options_of in makers:
+        yield from _rules(
+            kind, [(needs.layer, options_of(needs, _moving(needs, options))) for needs in walk.needs.values()]
+        )
+
+
+def _moving(needs: _Needs, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of ranges that move, in ways that the order of a layer's calls does not change."""
+    return {**options, "range": options["range"] if needs.calls == 1 else "all_time"}
 
 
 def _rules(kind: type[kwrap.Hook], chosen: Iterable[tuple[keras.Layer, Any]]) -> Iterator[kwrap.Rule]:
@@ -252,9 +287,13 @@ def _one_of(layers: Container[int]) -> Callable[[keras.Layer, str], bool]:
 
 def _output_range(layer: keras.Layer, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the hook on a layer's outputs: a fixed range where LiteRT's kernel has one."""
+    return {**options, "range": _fixed_range(layer, options) or options["range"]}
+
+
+def _fixed_range(layer: keras.Operation, options: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return the range that LiteRT gives the results of `layer` whatever they are; None: it has none."""
     name = "softmax" if isinstance(layer, keras.layers.Softmax) else activation_name(layer)
-    fixed = fixed_range(name, options["bits"], options["symmetric"])
-    return {**options, "range": fixed or options["range"]}
+    return fixed_range(name, options["bits"], options["symmetric"])
 
 
 def _is_float(tensor: keras.KerasTensor) -> bool:

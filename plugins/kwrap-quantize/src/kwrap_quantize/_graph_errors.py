@@ -7,6 +7,7 @@ from kwrap_quantize._litert_report import as_text
 from kwrap_quantize._operators import Operator
 
 __all__ = [
+    "AlreadyQuantizedError",
     "ConversionError",
     "FloatLayerError",
     "FloatOperatorError",
@@ -27,6 +28,17 @@ class GraphNotSeenError(KwrapError, TypeError):
             "[QuantizeWeights(), QuantizeOutput().at(...)]), with QuantizeOutput on each layer after which a number is "
             "to be rounded, none between a convolution and its BatchNormalization or ReLU, and QuantizeInput on the "
             "first layers."
+        )
+
+
+class AlreadyQuantizedError(KwrapError, ValueError):
+    """`quantize` would put hooks on layers that have such ones; nothing was changed."""
+
+    def __init__(self, model: str, path: str, hooks: Sequence[str]) -> None:
+        self.model, self.path, self.hooks = model, path, list(hooks)
+        super().__init__(
+            f"quantize: layer {path!r} of {model!r} has such a hook already. To quantize anew, unwrap first: "
+            f"kwrap.unwrap_model(model, {self.hooks}); or leave out such layers with exclude=..."
         )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import kwrap
 from kwrap_quantize._fake import rounded_straight
+from kwrap_quantize._roles import has_channels_last
 
 __all__ = ["QuantizeNormalization"]
 
@@ -22,10 +23,17 @@ class QuantizeNormalization(kwrap.Hook):
     A factor and a sum a channel are two operators in LiteRT, with a number between them that has no range; a depthwise
     convolution is one, whose kernel has a range a channel: one number each, which is exact. The result is that of the
     layer, up to the rounding of float32. For tensors of up to 4 axes, channels last; in training, the layer computes.
+
+    Raises:
+        ValueError: the layer normalizes another axis than the last.
     """
 
     def build(self, layer: keras.Layer) -> None:
         """Remember the layer, which is no part of the hook: past Keras' tracking."""
+        if not has_channels_last(layer):
+            raise ValueError(
+                f"{layer.name!r}, a {type(layer).__name__}, normalizes another axis than the last: leave it in float"
+            )
         self.__dict__.update(_of=weakref.ref(layer))
 
     def call(self, call_next: Callable[..., Any], inputs: Any, *, training: Any) -> Any:

@@ -11,7 +11,10 @@ __all__ = [
     "ONE_RANGE",
     "Role",
     "activation_name",
+    "float_activation",
+    "fuses_clip",
     "fuses_norm",
+    "has_channels_last",
     "is_arithmetic",
     "is_fusable",
     "name_of",
@@ -91,6 +94,7 @@ _MOVING: Final = (
 )
 # The converter moves the axes of these kernels in ways that ranges of channels do not survive.
 ONE_RANGE: Final = (layers.Conv1D, layers.Conv2DTranspose, layers.DepthwiseConv1D, layers.SeparableConv1D)
+_INTERPOLATIONS: Final = ("nearest", "bilinear")
 _BY_ROLE: Final = (
     (Role.WEIGHTED, _WEIGHTED),
     (Role.NORM, (layers.BatchNormalization,)),
@@ -126,23 +130,49 @@ def why_float(layer: keras.Operation) -> str | None:
     """Return why `layer` is left in float; None if it is not."""
     kind = type(layer).__name__
     if not isinstance(layer, keras.Layer):
-        return f"the operation {kind} is no layer, and has no place for a hook: its result is not rounded"
+        instead = f": use keras.layers.{kind}" if is_arithmetic(layer) else ""
+        return f"the operation {kind} is no layer, and has no place for a hook: its result is not rounded{instead}"
     known = any(_is(layer, *classes) for _, classes in _BY_ROLE) or _is(layer, layers.ReLU, layers.Activation)
     if not known:
         return f"LiteRT has no operator in integers for a {kind} that kwrap-quantize knows of"
     if getattr(layer, "data_format", "channels_last") != "channels_last":
         return "its data format is channels_first; LiteRT's operators are channels_last"
-    if _is(layer, layers.BatchNormalization) and layer.axis not in (-1, len(layer.input.shape) - 1):
-        return f"it normalizes axis {layer.axis}; only the last one is multiplied within a convolution"
+    if _is(layer, layers.BatchNormalization, layers.Normalization, layers.Rescaling) and not has_channels_last(layer):
+        axis = f"axis {layer.axis}" if hasattr(layer, "axis") else "other axes"
+        return f"it normalizes {axis}; LiteRT multiplies and adds in integers along the last one"
+    if _is(layer, layers.ReLU) and layer.max_value not in (None, 6):
+        return f"LiteRT has no operator in integers that clips at {layer.max_value:g}; it has one that clips at 6"
+    if _is(layer, layers.UpSampling2D) and layer.interpolation not in _INTERPOLATIONS:
+        return f"LiteRT has no operator in integers for the interpolation {layer.interpolation}"
+    return float_activation(layer) if _is(layer, layers.Activation) else None
+
+
+def float_activation(layer: keras.Operation) -> str | None:
+    """Return why the activation within `layer` is computed in float; None if it is not, or there is none."""
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, (layers.ReLU, layers.LeakyReLU)):
+        return why_float(activation)
     name = activation_name(layer)
-    if _is(layer, layers.Activation) and name not in CLIPS and name not in _INTEGER:
-        return f"LiteRT has no operator in integers for the activation {name}"
-    return None
+    known = name in CLIPS or name in _INTEGER
+    return None if known else f"LiteRT has no operator in integers for the activation {name}"
+
+
+def has_channels_last(layer: keras.Layer) -> bool:
+    """Tell whether a built normalization multiplies and adds along the last axis, or all by one number."""
+    if isinstance(layer, layers.BatchNormalization):
+        return layer.axis == -1 or (layer.input_spec is not None and layer.axis == layer.input_spec.ndim - 1)
+    both = (layer.scale, layer.offset) if isinstance(layer, layers.Rescaling) else (layer.mean, layer.variance)
+    return all(size == 1 for each in both for size in keras.ops.convert_to_tensor(each).shape[:-1])
 
 
 def fuses_norm(layer: keras.Operation) -> bool:
     """Tell whether a BatchNormalization after `layer` becomes part of its kernel, rounded as this is."""
     return _is(layer, layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D)
+
+
+def fuses_clip(layer: keras.Operation) -> bool:
+    """Tell whether a ReLU after the sums of `layer` becomes part of its operator: not of a transposed convolution."""
+    return not isinstance(layer, layers.Conv2DTranspose)
 
 
 def activation_name(layer: keras.Layer) -> str:

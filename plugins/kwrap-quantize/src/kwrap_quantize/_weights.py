@@ -11,6 +11,7 @@ from kwrap_quantize._channels import Channels
 from kwrap_quantize._fake import learned, most, rounded_straight, step_range, weight_range
 from kwrap_quantize._modes import observer
 from kwrap_quantize._options import checked_bits, checked_bool, checked_choice
+from kwrap_quantize._roles import ONE_RANGE
 
 __all__ = ["QuantizeWeights"]
 
@@ -25,9 +26,9 @@ class QuantizeWeights(kwrap.Hook):
 
     Args:
         bits: of each weight, from 2 to 16.
-        per_channel: whether each output channel has a range of its own. Default: where a weight has more than two
-            axes, as kernels of convolutions do, but not those of EinsumDense; LiteRT takes one range for the kernel of
-            Dense, and for embeddings.
+        per_channel: whether each output channel has a range of its own. Default: as LiteRT's converter takes it: where
+            a weight has more than two axes, as kernels of convolutions do, but not those of EinsumDense, Conv1D,
+            Conv2DTranspose, DepthwiseConv1D and SeparableConv1D.
         symmetric: whether ranges reach as far below zero as above, as LiteRT has them for weights.
         narrow_range: whether one value less is used, so that the integers are those from -127 to 127 of 8 bits.
         method: "min_max"; or "learned": a step size, one for each range, is a trainable variable of the hook (LSQ,
@@ -131,6 +132,6 @@ class QuantizeWeights(kwrap.Hook):
                 f"hook {self.name!r} at {self.path!r}: {target.name!r} has no output channels with weights of their "
                 "own: leave it out with the option targets=..., or per_channel=False"
             )
-        is_einsum = isinstance(layer, keras.layers.EinsumDense)
-        default = has_channels and len(target.shape) > 2 and not is_einsum
+        has_one = isinstance(layer, (keras.layers.EinsumDense, *ONE_RANGE))
+        default = has_channels and len(target.shape) > 2 and not has_one
         return Channels.of(target) if (default if self.per_channel is None else self.per_channel) else None
