@@ -102,6 +102,22 @@ def test_entries_come_in_the_models_order_and_hooks_in_the_order_given():
     ]
 
 
+def test_the_rules_of_a_plan_make_it_again_with_less_or_more():
+    model = branched()
+    plan = kwrap.plan(model, [Times(factor=3.0).at(["second", "**/inner"]), Idle().at("second")])
+    again = kwrap.plan(model, plan.rules)
+    assert again.as_dict() == plan.as_dict()
+    fewer = [rule for rule in plan.rules if rule.hook.name != "specimen_idle"]
+    more = kwrap.plan(model, [Idle().at("encoder/inner"), *fewer])
+    assert [(entry.path, [hook.name for hook in entry.hooks]) for entry in more.entries] == [
+        ("encoder/inner", ["specimen_idle", "specimen_times"]),
+        ("tower/inner", ["specimen_times"]),
+        ("second", ["specimen_times"]),
+    ]
+    kwrap.wrap_model(model, plan.rules)
+    assert kwrap.plan(model).rules == []  # nothing is added
+
+
 def test_hooks_that_are_there_come_before_those_that_are_added():
     model = kwrap.wrap_model(sequential(), Idle, where="last")
     (entry,) = kwrap.plan(model, Times, where="last").entries

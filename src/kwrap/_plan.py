@@ -1,6 +1,7 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -140,6 +141,11 @@ class Plan:
             follow(above, undo)
             undo.pop_all()
         return self.model
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The hooks that the plan adds as rules, each with one layer: to leave some out, or plan them with others."""
+        return [hook.at(re.compile(rf"\A{re.escape(entry.path)}\Z")) for entry in self.entries for hook in entry.hooks]
 
     def left_out(self, hook: str, reasons: Mapping[str, str]) -> "Plan":
         """Return this plan with more layers among those skipped: `reasons` by their paths, of the hook named `hook`.
