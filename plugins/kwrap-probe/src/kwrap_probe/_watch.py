@@ -75,8 +75,9 @@ class Cell:
 
 def _taken(held: Any) -> Any:
     """Return the handle of a variable as a function in a branch or loop, built now, has taken it; None elsewhere."""
-    # Not in functions of no branch: TensorFlow tells by the handle which reads have to wait for which writes.
-    if tf.executing_eagerly() or not hasattr(held, "handle") or not _is_in_branch(tf.compat.v1.get_default_graph()):
+    # Not in functions of no branch: TensorFlow tells by the handle which reads have to wait for which writes. Nor is
+    # the handle asked for there: between replicas, a variable of theirs has none, and raises.
+    if tf.executing_eagerly() or not _is_in_branch(tf.compat.v1.get_default_graph()) or not hasattr(held, "handle"):
         return None
     return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
 
