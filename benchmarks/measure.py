@@ -40,13 +40,13 @@ def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int, turns: i
     for run in ways.values():
         run()
     for turn in range(repeats * turns):
+        gc.collect()
+        gc.disable()
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            gc.collect()
-            gc.disable()
             start = time.perf_counter()
             ways[name]()
             times[name][turn // turns] += time.perf_counter() - start
-            gc.enable()
+        gc.enable()
     return times
 
 
