@@ -33,6 +33,14 @@ def _seen_from_here_on() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _steps_in_order() -> None:
+    """Let a training step's gradients read weights before they are updated: see docs/traps.md on TensorFlow's order."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _tensorflow_seeded() -> None:
     """Seed TensorFlow before a module's tests. With its seed it forgets its kernels, which takes time at each test."""
