@@ -15,7 +15,7 @@ SECONDS = 40
 
 
 def main() -> None:
-    """Print how many steps were wrong, and how many of them had a gradient through weights that were updated already."""
+    """Print how many steps were wrong, and how many of these had a gradient through weights updated already."""
     option = sys.argv[1] if len(sys.argv) > 1 else None
     jit_compile = option == "jit_compile"
     if option and not jit_compile:
