@@ -1,5 +1,6 @@
 """Plan: which hooks go on which layers of a model. Data, shown before it is applied."""
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -152,9 +153,8 @@ class Plan:
 
         For a plugin that chooses layers by itself, as by a model's graph, and says what it left alone.
         """
-        skipped = [*self.skipped, *(Skipped(path, hook, reason) for path, reason in reasons.items())]
-        plan = Plan(self.model, self.entries, skipped, ())
-        plan._holders = self._holders
+        plan = copy.copy(self)
+        plan.skipped = (*self.skipped, *(Skipped(path, hook, reason) for path, reason in reasons.items()))
         return plan
 
     def as_dict(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from kwrap_quantize._roles import (
 )
 from kwrap_quantize._weights import QuantizeWeights
 
-__all__ = ["quantize"]
+__all__ = ["is_in", "quantize"]
 
 RangeKind = Literal["moving_average", "last", "all_time"]
 _NAME = "quantize"
@@ -221,15 +221,15 @@ def _left_alone(model: keras.Model, graph: kwrap.Graph, where: Any, exclude: Any
     if where is not None:
         chosen = kwrap.find_layers(model, where)
         paths = (call.path for call in graph.calls if call.path)
-        left_alone.update((path, "not among where=...") for path in paths if not _is_in(path, chosen))
+        left_alone.update((path, "not among where=...") for path in paths if not is_in(path, chosen))
     if exclude is not None:
         left_alone.update(dict.fromkeys(kwrap.find_layers(model, exclude), "excluded"))
         paths = (call.path for call in graph.calls if call.path)
-        left_alone.update((path, "excluded") for path in paths if _is_in(path, left_alone))
+        left_alone.update((path, "excluded") for path in paths if is_in(path, left_alone))
     return left_alone
 
 
-def _is_in(path: str, paths: Container[str]) -> bool:
+def is_in(path: str, paths: Container[str]) -> bool:
     """Tell whether a path, or one of what holds it, is among `paths`."""
     parts = path.split("/")
     return any("/".join(parts[:count]) in paths for count in range(1, len(parts) + 1))
@@ -240,8 +240,8 @@ def _weight_rules(model: keras.Model, options: Mapping[str, Any], left_alone: Co
     weights = QuantizeWeights(**options)
     layers = {
         path: layer
-        for path, layer in kwrap.find_layers(model, lambda layer, path: True).items()
-        if layer.built and not _is_in(path, left_alone) and weights.select_targets(layer, path)
+        for path, layer in kwrap.find_layers(model, "**").items()
+        if layer.built and not is_in(path, left_alone) and weights.select_targets(layer, path)
     }
     return _rules(QuantizeWeights, [(layer, dict(options)) for layer in layers.values()])
 

@@ -10,11 +10,11 @@ import keras
 import kwrap
 from kwrap.errors import OptionValueError, PlanError
 from kwrap_quantize._activations import QuantizeInput
-from kwrap_quantize._graph import quantize
+from kwrap_quantize._graph import is_in, quantize
 from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeAnnotate, checked_config
-from kwrap_quantize.tfmot._rules import just, owners_of, places_of, rules_of
+from kwrap_quantize.tfmot._rules import just, owners_of, rules_of
 from kwrap_quantize.tfmot._schemes import Default8BitQuantizeScheme
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 DEFAULT = Default8BitQuantizeScheme()
+_ALL = "**"
 
 # The configs of the layers that are to be quantized, or None for the default, by the layer's id.
 Marked = Mapping[int, QuantizeConfig | None]
@@ -202,12 +203,10 @@ def _taken_off(model: keras.Model) -> dict[int, QuantizeConfig | None]:
 
 def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Default8BitQuantizeScheme) -> keras.Model:
     """Put hooks on the marked layers of a model, and return it."""
-    places = places_of(model)
-    configs = {
-        place.path: (place.layer, config) for place in places if (config := marked.get(id(place.layer))) is not None
-    }
+    layers = kwrap.find_layers(model, _ALL)
+    configs = {path: (layer, config) for path, layer in layers.items() if (config := marked.get(id(layer))) is not None}
     rules = list(_defaults(function, model, marked, scheme, configs)) if len(configs) < len(marked) else []
-    owners = owners_of(places)
+    owners = owners_of(layers.values())
     for layer, config in configs.values():
         rules.extend(rules_of(config, layer, owners))
     if scheme.keeps_zeros:
@@ -224,14 +223,8 @@ def _defaults(
     for entry in plan.entries:
         for hook in entry.hooks:
             # A config stands for what the plan says of the layer, and of those inside; but how its inputs are rounded.
-            if not _is_below(entry.path, configs) or isinstance(hook, QuantizeInput):
+            if not is_in(entry.path, configs) or isinstance(hook, QuantizeInput):
                 yield _of_tfmot(hook, scheme).at(just(entry.layer))
-
-
-def _is_below(path: str, paths: Container[str]) -> bool:
-    """Tell whether one of `paths` is `path`, or that of a layer that holds it."""
-    names = path.split("/")
-    return any("/".join(names[: end + 1]) in paths for end in range(len(names)))
 
 
 def _of_tfmot(hook: kwrap.Hook, scheme: Default8BitQuantizeScheme) -> kwrap.Hook:
@@ -246,7 +239,8 @@ def _of_tfmot(hook: kwrap.Hook, scheme: Default8BitQuantizeScheme) -> kwrap.Hook
 
 def _check_skipped(function: str, plan: kwrap.Plan, marked: Marked) -> None:
     """Raise if nobody says how to quantize a marked layer."""
-    default = {place.path for place in places_of(plan.model) if marked.get(id(place.layer), ...) is None}
+    layers = kwrap.find_layers(plan.model, _ALL)
+    default = {path for path, layer in layers.items() if marked.get(id(layer), ...) is None}
     problems = [
         kwrap.Problem(
             f"{skipped.reason}. Give it a QuantizeConfig, by quantize_annotate_layer; or leave it in float, as "

@@ -1,7 +1,7 @@
 """What a QuantizeConfig says, as rules of hooks: ordinary ones where they do the same, else quantizers themselves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 
@@ -11,7 +11,7 @@ from kwrap_quantize._activation import QuantizeActivation
 from kwrap_quantize._activations import QuantizeOutput
 from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
-from kwrap_quantize.tfmot._hooks import QuantizeAnnotate, QuantizeOutputBy, QuantizeWeightsBy
+from kwrap_quantize.tfmot._hooks import QuantizeOutputBy, QuantizeWeightsBy
 from kwrap_quantize.tfmot._quantizers import (
     AllValuesQuantizer,
     FixedQuantizer,
@@ -21,19 +21,7 @@ from kwrap_quantize.tfmot._quantizers import (
     RangeQuantizer,
 )
 
-__all__ = ["Owners", "just", "owners_of", "places_of", "rules_of"]
-
-
-class Place(Protocol):
-    """A layer and its path in the model."""
-
-    @property
-    def layer(self) -> keras.Layer:
-        """The layer itself."""
-
-    @property
-    def path(self) -> str:
-        """Where it is."""
+__all__ = ["Owners", "just", "owners_of", "rules_of"]
 
 
 # The layer that owns a variable, and the name of its target there, by the variable's id.
@@ -49,21 +37,9 @@ _RANGES: Mapping[type[Quantizer], str] = {
 }
 
 
-def places_of(model: keras.Model) -> Sequence[Place]:
-    """Return all layers of a model, those that layers hold too, each with its path."""
-    entries: Sequence[Place] = kwrap.plan(
-        model, QuantizeAnnotate(name="places"), where=lambda layer, path: True
-    ).entries
-    return entries
-
-
-def owners_of(places: Iterable[Place]) -> Owners:
+def owners_of(layers: Iterable[keras.Layer]) -> Owners:
     """Return who owns each variable of these layers that hooks may change."""
-    return {
-        id(target.variable): (place.layer, target.name)
-        for place in places
-        for target in kwrap.weight_targets(place.layer)
-    }
+    return {id(target.variable): (layer, target.name) for layer in layers for target in kwrap.weight_targets(layer)}
 
 
 def just(layer: keras.Layer) -> Callable[[keras.Layer, str], bool]:
