@@ -32,6 +32,7 @@ PUBLIC = [
     "hookspecs",
     "kernel",
     "load_model",
+    "options",
     "plan",
     "plugins",
     "read_graph",

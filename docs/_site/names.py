@@ -8,6 +8,7 @@ __all__ = ["public_names"]
 MODULES = (
     "kwrap",
     "kwrap.errors",
+    "kwrap.options",
     "kwrap.hookspecs",
     "kwrap.testing",
     "kwrap_prune",

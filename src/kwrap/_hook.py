@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import Any, ClassVar, Literal, TypeAlias, final, get_args
 
 import keras
 
 from kwrap import _keras
+from kwrap._captured import bind_options, copied, own_options, revived, stored
 from kwrap._collecting import emit
-from kwrap._options import bind_options, copied, own_options, revived, stored
 from kwrap._state import named, read_state, warn_once
 from kwrap._targets import WeightTarget, weight_targets
 from kwrap.errors import (
     HookDefinitionError,
     HookVersionError,
-    OptionValueError,
     TargetError,
     WrapperStateError,
     listed,
 )
+from kwrap.options import checked_choice
 
 __all__ = ["Hook", "Rule", "Where", "accepts", "copies_of", "function_hook", "in_trial", "repeated_names"]
 
@@ -103,8 +103,7 @@ class Hook(keras.layers.Layer):
         phase: Phase = "always",
         targets: str | Sequence[str] | Callable[[WeightTarget], bool] | None = None,
     ) -> None:
-        if phase not in ("always", "training", "inference"):
-            raise OptionValueError(self.hook_name, "phase", phase, "is not 'always', 'training' or 'inference'")
+        phase = checked_choice(self.hook_name, "phase", phase, get_args(Phase))
         # The policy of its own: weights are changed in their own dtype, also under mixed precision.
         super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
         # Past Keras' tracking: none of it is state.

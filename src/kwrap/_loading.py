@@ -26,6 +26,7 @@ from kwrap.errors import (
     UnknownClassError,
     UnreadableFileError,
 )
+from kwrap.options import checked_choice
 from kwrap_files import (
     BadFileError,
     Contents,
@@ -87,8 +88,7 @@ def load_model(
 
 def _checked_path(path: str | os.PathLike[str], missing: str) -> str:
     """Return the path as errors show it."""
-    if missing not in ("error", "drop"):
-        raise OptionValueError("load_model", "missing", missing, "is not 'error' or 'drop'")
+    checked_choice("load_model", "missing", missing, ("error", "drop"))
     if not isinstance(path, str | os.PathLike):
         raise OptionValueError("load_model", "path", path, "is no path")
     file = str(path)

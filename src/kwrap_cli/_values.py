@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import keras
 
 import kwrap
-from kwrap._options import own_options
+from kwrap._captured import own_options
 from kwrap.errors import OptionError, OptionValueError, listed, nearest
 
 __all__ = [

@@ -61,7 +61,7 @@ def _print_one(registered: "RegisteredHook", *, as_json: bool) -> None:
 
 
 def _options(hook_class: type) -> list[dict[str, str]]:
-    from kwrap._options import own_options
+    from kwrap._captured import own_options
     from kwrap_cli._values import default_text, option_type, type_text
 
     return [

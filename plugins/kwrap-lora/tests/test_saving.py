@@ -267,7 +267,7 @@ FORGED = {
     "of a far place": ({"offset": 2**63 + 5}, "it is no zip file of arrays, or damaged"),
     "without layers": ({"change": lambda head: {**head, "layers": None}}, "no 'layers' where one is due"),
     "a layer that is none": ({"change": lambda head: {**head, "layers": [3]}}, "no 'options' where one is due"),
-    "an option that cannot be": ({"change": with_option("rank", 0)}, "rank=0 is not a whole number"),
+    "an option that cannot be": ({"change": with_option("rank", 0)}, "rank=0 is not an int"),
     "an option that is not known": ({"change": with_option("more", 1)}, "the options of layer 'hidden' are"),
     "an object for an option": ({"change": with_option("alpha", {"class_name": "X"})}, "no plain values"),
     "compressed": ({"compression": zipfile.ZIP_DEFLATED}, "is compressed, or there twice"),

@@ -265,7 +265,7 @@ def test_statistics_are_saved_with_the_model_and_go_on(tmp_path):
         ({"watch": ["outputs", "losses"]}, "watch=.* has 'losses'; there are 'inputs'"),
         ({"watch": []}, "is empty"),
         ({"watch": 3}, "is not a list of names"),
-        ({"every": 0}, "every=0 is not an int of 1 or more"),
+        ({"every": 0}, "every=0 is not an int that is at least 1"),
         ({"every": 1.5}, "is not an int"),
         ({"sample": -1}, "sample=-1"),
         ({"histogram": 1}, "is not True or False"),

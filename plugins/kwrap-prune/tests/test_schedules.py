@@ -150,17 +150,33 @@ def constant(**options) -> ConstantSparsity:
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (constant, {"target_sparsity": 1.0}, r"ConstantSparsity: target_sparsity=1.0 is not in \[0, 1\)"),
-        (constant, {"target_sparsity": -0.1}, r"target_sparsity=-0.1 is not in \[0, 1\)"),
-        (constant, {"target_sparsity": float("nan")}, r"target_sparsity=nan is not in \[0, 1\)"),
-        (decay, {"initial_sparsity": 2}, r"PolynomialDecay: initial_sparsity=2.0 is not in \[0, 1\)"),
-        (decay, {"final_sparsity": 1}, r"final_sparsity=1.0 is not in \[0, 1\)"),
+        (
+            constant,
+            {"target_sparsity": 1.0},
+            r"ConstantSparsity: target_sparsity=1.0 is not a finite number that is",
+        ),
+        (
+            constant,
+            {"target_sparsity": -0.1},
+            r"target_sparsity=-0.1 is not a finite number that is",
+        ),
+        (
+            constant,
+            {"target_sparsity": float("nan")},
+            r"target_sparsity=nan is not a finite number that is",
+        ),
+        (
+            decay,
+            {"initial_sparsity": 2},
+            r"PolynomialDecay: initial_sparsity=2 is not a finite number that is",
+        ),
+        (decay, {"final_sparsity": 1}, r"final_sparsity=1 is not a finite number that is"),
         (decay, {"end_step": -1}, "end_step=-1 is no end, and a decay needs one"),
-        (decay, {"power": 0}, "power=0.0 is not positive"),
-        (decay, {"power": float("nan")}, "power=nan is not positive"),
-        (decay, {"power": "3"}, "power='3' is not a number"),
-        (decay, {"final_sparsity": None}, "final_sparsity=None is not a number"),
-        (constant, {"target_sparsity": "0.5"}, "ConstantSparsity: target_sparsity='0.5' is not a number"),
+        (decay, {"power": 0}, "power=0 is not a finite number that is above 0"),
+        (decay, {"power": float("nan")}, "power=nan is not"),
+        (decay, {"power": "3"}, "power='3' is not a finite number"),
+        (decay, {"final_sparsity": None}, "final_sparsity=None is not a finite number"),
+        (constant, {"target_sparsity": "0.5"}, "ConstantSparsity: target_sparsity='0.5' is not a finite number"),
         *(
             (make, options, message)
             for make in (constant, decay, cosine)

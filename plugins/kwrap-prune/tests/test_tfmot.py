@@ -444,7 +444,7 @@ def test_other_pooling_is_a_value_error():
     [
         ({"pruning_schedule": 0.5}, "pruning_schedule=0.5 is no schedule"),
         ({"block_size": 4}, "block_size=4 is not two ints"),
-        ({"block_size": (0, 2)}, r"block_size=\(0, 2\) has a number below 1"),
+        ({"block_size": (0, 2)}, r"block_size=\(0, 2\) is not two ints that are at least 1"),
         ({"block_pooling_type": "MIN"}, "block_pooling_type='MIN' is not 'AVG' or 'MAX'"),
         (
             {"sparsity_m_by_n": (1, 4), "block_size": (2, 2)},

@@ -424,9 +424,9 @@ def test_quantizers_come_back_from_their_config_and_are_equal(quantizer):
 
 @pytest.mark.parametrize("bits", [1, 17, 8.0, True, None])
 def test_bits_outside_2_to_16_are_an_error(bits):
-    with pytest.raises(OptionValueError, match="is no whole number from 2 to 16"):
+    with pytest.raises(OptionValueError, match="is not an int that is at least 2 and at most 16"):
         quantizers.AllValuesQuantizer(bits, False, False, False)
-    with pytest.raises(OptionValueError, match="is no whole number from 2 to 16"):
+    with pytest.raises(OptionValueError, match="is not an int that is at least 2 and at most 16"):
         quantizers.FixedQuantizer(bits, 0.0, 1.0, False)
 
 

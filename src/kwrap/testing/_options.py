@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 import numpy as np
 
+from kwrap._captured import own_options, stored
 from kwrap._hook import Hook
-from kwrap._options import own_options, stored
 from kwrap._registry import registered
 from kwrap._wrapper import Wrapper
 from kwrap.errors import HookCallError, KwrapError, listed, nearest

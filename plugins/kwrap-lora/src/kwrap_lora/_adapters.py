@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 import keras
 
 import kwrap
-from kwrap.errors import AbsentHookError, OptionValueError
+from kwrap.errors import AbsentHookError
+from kwrap.options import checked_number
 from kwrap_lora._hook import LoRA
-from kwrap_lora._options import is_number
 
 __all__ = ["adapters", "hooks_by_name", "use_adapters"]
 
@@ -41,8 +41,7 @@ def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, 
     for name, scale in scales.items():
         if name not in hooks:
             raise AbsentHookError(model.name, name, list(hooks))
-        if not is_number(scale):
-            raise OptionValueError("use_adapters", name, scale, "is not a finite number")
+        checked_number("use_adapters", name, scale)
     for name, those in hooks.items():
         for _, hook in those:
             hook.scale.assign(scales.get(name, 0.0))

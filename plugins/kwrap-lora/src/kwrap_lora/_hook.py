@@ -7,12 +7,9 @@ import keras
 
 import kwrap
 from kwrap.errors import TargetError
+from kwrap.options import checked_bool, checked_int, checked_number
 from kwrap_lora._options import (
-    checked_alpha,
-    checked_bool,
-    checked_dropout,
     checked_initializer,
-    checked_rank,
     matrix_shape,
     rank_problem,
 )
@@ -68,11 +65,13 @@ class LoRA(kwrap.Hook):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.rank = checked_rank(rank)
-        self.alpha = checked_alpha(alpha)
-        self.dropout = checked_dropout(dropout)
-        self.use_rslora = checked_bool("use_rslora", use_rslora)
-        self.use_dora = checked_bool("use_dora", use_dora)
+        self.rank = checked_int(self.hook_name, "rank", rank)
+        self.alpha = None if alpha is None else checked_number(self.hook_name, "alpha", alpha, above=0)
+        self.dropout = checked_number(
+            self.hook_name, "dropout", dropout, least=0, below=1, meaning="the share of inputs that are dropped"
+        )
+        self.use_rslora = checked_bool(self.hook_name, "use_rslora", use_rslora)
+        self.use_dora = checked_bool(self.hook_name, "use_dora", use_dora)
         self.a_initializer = checked_initializer("a_initializer", a_initializer)
         self.b_initializer = checked_initializer("b_initializer", b_initializer)
         # By target and letter. Past Keras' tracking, which has the variables already.

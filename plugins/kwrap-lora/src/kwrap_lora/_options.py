@@ -1,7 +1,6 @@
 """The options of LoRA, checked; and whether they go with a weight."""
 
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -10,48 +9,12 @@ import kwrap
 from kwrap.errors import OptionValueError
 
 __all__ = [
-    "checked_alpha",
-    "checked_bool",
-    "checked_dropout",
     "checked_initializer",
-    "checked_rank",
-    "is_number",
     "matrix_shape",
     "rank_problem",
 ]
 
 HOOK = "lora"
-_LARGEST = 3.4e38
-
-
-def checked_rank(rank: Any) -> int:
-    """Return the rank; raise OptionValueError unless it is a whole number from 1 on."""
-    if isinstance(rank, bool) or not isinstance(rank, numbers.Integral) or rank < 1:
-        raise OptionValueError(HOOK, "rank", rank, "is not a whole number from 1 on")
-    return int(rank)
-
-
-def checked_alpha(alpha: Any) -> float | None:
-    """Return alpha; raise OptionValueError unless it is a finite number above 0, or None."""
-    if alpha is not None and not (is_number(alpha) and alpha > 0):
-        raise OptionValueError(
-            HOOK, "alpha", alpha, "is not a finite number above 0, nor None, which stands for the rank"
-        )
-    return None if alpha is None else float(alpha)
-
-
-def checked_dropout(dropout: Any) -> float:
-    """Return the rate; raise OptionValueError unless it is in [0, 1)."""
-    if not (is_number(dropout) and 0 <= dropout < 1):
-        raise OptionValueError(HOOK, "dropout", dropout, "is not in [0, 1): it is the share of inputs that are dropped")
-    return float(dropout)
-
-
-def checked_bool(option: str, value: Any) -> bool:
-    """Return the value; raise OptionValueError unless it is True or False."""
-    if not isinstance(value, bool):
-        raise OptionValueError(HOOK, option, value, "is neither True nor False")
-    return value
 
 
 def checked_initializer(option: str, value: Any) -> keras.initializers.Initializer:
@@ -64,14 +27,6 @@ def checked_initializer(option: str, value: Any) -> keras.initializers.Initializ
     if not isinstance(initializer, keras.initializers.Initializer):
         raise OptionValueError(HOOK, option, value, problem)
     return initializer
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a number that float32 holds; neither NaN nor infinite."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        return False
-    size: Any = abs(value)
-    return bool(size <= _LARGEST)
 
 
 def matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:

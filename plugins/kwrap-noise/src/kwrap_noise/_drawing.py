@@ -1,16 +1,15 @@
-"""What the hooks that draw random numbers share: a seed generator a layer, and options that can be."""
+"""What the hooks that draw random numbers share: a seed generator a layer."""
 
 import zlib
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 import kwrap
-from kwrap.errors import OptionValueError
+from kwrap.options import checked_int
 from kwrap_noise._errors import NoFloatingTensorsError
 
-__all__ = ["Drawing", "checked_choice", "checked_rate", "is_floating"]
+__all__ = ["Drawing", "is_floating"]
 
 
 class Drawing(kwrap.Hook):
@@ -32,9 +31,7 @@ class Drawing(kwrap.Hook):
         **kwargs: Any,
     ) -> None:
         super().__init__(phase=phase, **kwargs)
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int | np.integer)):
-            raise OptionValueError(self.hook_name, "seed", seed, "is neither an int nor None")
-        self.seed = seed
+        self.seed = None if seed is None else checked_int(self.hook_name, "seed", seed, least=None)
 
     def build(self, layer: keras.Layer) -> None:
         """Create the random generator."""
@@ -67,25 +64,3 @@ class Drawing(kwrap.Hook):
 def is_floating(value: Any) -> bool:
     """Tell whether `value` is a floating tensor."""
     return hasattr(value, "dtype") and bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(value.dtype)))
-
-
-def checked_rate(hook: kwrap.Hook, rate: float) -> float:
-    """Return `rate`.
-
-    Raises:
-        OptionValueError: it is no number from 0 to below 1.
-    """
-    if isinstance(rate, bool) or not isinstance(rate, int | float | np.floating) or not 0 <= rate < 1:
-        raise OptionValueError(hook.hook_name, "rate", rate, "is not from 0 to below 1: the share that is dropped")
-    return float(rate)
-
-
-def checked_choice(hook: kwrap.Hook, option: str, value: str, choices: tuple[str, ...]) -> str:
-    """Return `value`.
-
-    Raises:
-        OptionValueError: it is none of `choices`.
-    """
-    if value not in choices:
-        raise OptionValueError(hook.hook_name, option, value, f"is not {' or '.join(map(repr, choices))}")
-    return value

@@ -8,9 +8,12 @@ from keras import layers
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_noise._drawing import Drawing, checked_rate, is_floating
+from kwrap.options import checked_number
+from kwrap_noise._drawing import Drawing, is_floating
 
 __all__ = ["DropConnect", "DropPath", "MonteCarloDropout", "draws"]
+
+_MEANING = "the share that is dropped"
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -32,7 +35,7 @@ class DropConnect(Drawing):
 
     def __init__(self, rate: float = 0.5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rate = checked_rate(self, rate)
+        self.rate = checked_number(self.hook_name, "rate", rate, least=0, below=1, meaning=_MEANING)
 
     @property
     def draws(self) -> bool:
@@ -65,7 +68,7 @@ class DropPath(Drawing):
 
     def __init__(self, rate: float = 0.1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.rate = checked_rate(self, rate)
+        self.rate = checked_number(self.hook_name, "rate", rate, least=0, below=1, meaning=_MEANING)
 
     @property
     def draws(self) -> bool:

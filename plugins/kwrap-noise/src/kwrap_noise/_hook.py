@@ -5,11 +5,10 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import keras
-import numpy as np
 
 import kwrap
-from kwrap.errors import OptionValueError
-from kwrap_noise._drawing import Drawing, checked_choice, is_floating
+from kwrap.options import checked_bool, checked_choice, checked_number
+from kwrap_noise._drawing import Drawing, is_floating
 
 __all__ = ["Noise", "WeightNoise"]
 
@@ -26,14 +25,9 @@ class _Noisy(Drawing):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        number = isinstance(stddev, int | float | np.integer | np.floating) and not isinstance(stddev, bool)
-        if not number or not 0 <= stddev < math.inf:
-            raise OptionValueError(self.hook_name, "stddev", stddev, "is not 0 or more: it is a standard deviation")
-        if not isinstance(multiplicative, bool):
-            raise OptionValueError(self.hook_name, "multiplicative", multiplicative, "is not True or False")
-        self.stddev = float(stddev)
-        self.distribution = checked_choice(self, "distribution", distribution, ("gaussian", "uniform"))
-        self.multiplicative = multiplicative
+        self.stddev = checked_number(self.hook_name, "stddev", stddev, least=0, meaning="a standard deviation")
+        self.distribution = checked_choice(self.hook_name, "distribution", distribution, ("gaussian", "uniform"))
+        self.multiplicative = checked_bool(self.hook_name, "multiplicative", multiplicative)
 
     @property
     def draws(self) -> bool:
@@ -73,7 +67,7 @@ class Noise(_Noisy):
 
     def __init__(self, stddev: float = 0.1, *, on: Literal["outputs", "inputs"] = "outputs", **kwargs: Any) -> None:
         super().__init__(stddev, **kwargs)
-        self.on = checked_choice(self, "on", on, ("outputs", "inputs"))
+        self.on = checked_choice(self.hook_name, "on", on, ("outputs", "inputs"))
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs, with noise in them or of inputs with noise; what is not floating stays."""

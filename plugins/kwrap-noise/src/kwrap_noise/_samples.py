@@ -1,6 +1,5 @@
 """Predictions drawn many times: Monte-Carlo dropout and noise at inference, and the mean and spread they have."""
 
-import operator
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,7 +9,8 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap.errors import OptionValueError, RuleError
+from kwrap.errors import RuleError
+from kwrap.options import checked_int
 from kwrap_noise._drawing import Drawing, is_floating
 from kwrap_noise._drop import MonteCarloDropout, draws
 from kwrap_noise._errors import NothingRandomError
@@ -62,7 +62,7 @@ def predict_samples(
             rate, or a deviation, above 0.
         OptionValueError: `n` is no int, or below 1.
     """
-    count, statistics = _checked_count(n), _Statistics(return_samples)
+    count, statistics = checked_int("predict_samples", "n", n), _Statistics(return_samples)
     with sampling(model, seed=seed):
         for _ in range(count):
             statistics.add(model.predict(x, **{"verbose": 0, **keywords}))
@@ -163,16 +163,6 @@ class _Traces:
         """Return what the functions are traced with: the optimizer, the metrics, new when compiled, and the hooks."""
         hooks = [hook for _, hook in kwrap.find_hooks(self._model)]
         return [getattr(self._model, "optimizer", None), *self._model.metrics, *hooks]
-
-
-def _checked_count(n: int) -> int:
-    try:
-        count = operator.index(n)
-    except TypeError as error:
-        raise OptionValueError("predict_samples", "n", n, "is not an int") from error
-    if isinstance(n, bool) or count < 1:
-        raise OptionValueError("predict_samples", "n", n, "is not 1 or more")
-    return count
 
 
 class _Statistics:

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 import kwrap
 from kwrap.errors import OptionValueError, TargetError
 
-__all__ = ["checked_positive", "require_always", "require_inputs", "rounding", "wide", "wide_dtype"]
+__all__ = ["require_always", "require_inputs", "rounding", "wide", "wide_dtype"]
 
 
 def wide_dtype(dtype: str) -> str:
@@ -39,18 +38,6 @@ def require_inputs(hook: kwrap.Hook, targets: Sequence[kwrap.WeightTarget]) -> N
                 f"hook {hook.name!r} at {hook.path!r}: {target.name!r} of shape {target.shape} has no input axes to "
                 "take a norm over; name others, or none: targets=..."
             )
-
-
-def checked_positive(hook: kwrap.Hook, option: str, value: float) -> float:
-    """Return `value`.
-
-    Raises:
-        OptionValueError: it is no number above 0.
-    """
-    number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):
-        raise OptionValueError(hook.hook_name, option, value, "is not a number above 0")
-    return float(value)
 
 
 def require_always(hook: kwrap.Hook) -> None:

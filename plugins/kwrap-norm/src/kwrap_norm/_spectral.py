@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 import kwrap
-from kwrap.errors import OptionValueError
+from kwrap.options import checked_bool, checked_int
 from kwrap_norm._numbers import require_always, rounding, wide, wide_dtype
 
 __all__ = ["SpectralNorm"]
@@ -51,15 +51,9 @@ class SpectralNorm(kwrap.Hook):
 
     def __init__(self, power_iterations: int = 1, *, project: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if isinstance(power_iterations, bool) or not isinstance(power_iterations, int | np.integer):
-            raise OptionValueError(self.hook_name, "power_iterations", power_iterations, "is not an int")
-        if power_iterations < 1:
-            raise OptionValueError(self.hook_name, "power_iterations", power_iterations, "is below 1")
-        if not isinstance(project, bool):
-            raise OptionValueError(self.hook_name, "project", project, "is not True or False")
-        if project:
+        self.power_iterations = checked_int(self.hook_name, "power_iterations", power_iterations)
+        if checked_bool(self.hook_name, "project", project):
             require_always(self)
-        self.power_iterations = int(power_iterations)
         self.project = project
 
     def build(self, layer: keras.Layer) -> None:

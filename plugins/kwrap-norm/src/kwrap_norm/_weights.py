@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 import kwrap
-from kwrap_norm._numbers import checked_positive, require_always, require_inputs, rounding, wide, wide_dtype
+from kwrap.options import checked_number
+from kwrap_norm._numbers import require_always, require_inputs, rounding, wide, wide_dtype
 
 __all__ = ["UnitNorm", "WeightNorm", "WeightStandardization"]
 
@@ -73,7 +74,7 @@ class WeightStandardization(kwrap.Hook):
 
     def __init__(self, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.epsilon = checked_positive(self, "epsilon", epsilon)
+        self.epsilon = checked_number(self.hook_name, "epsilon", epsilon, above=0)
 
     def build(self, layer: keras.Layer) -> None:
         """Raise unless each target has inputs."""

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 import kwrap
+from kwrap.options import checked_bool
 from kwrap_probe._hook import Probe
-from kwrap_probe._options import checked_bool
 from kwrap_probe._report import Statistics, report
 
 __all__ = ["TensorBoardWriter"]
@@ -36,7 +36,7 @@ class TensorBoardWriter(keras.callbacks.Callback):
     def __init__(self, log_dir: str | os.PathLike[str], *, reset: bool = True) -> None:
         super().__init__()
         self.log_dir = os.fspath(log_dir)
-        self.reset = checked_bool("reset", reset, "TensorBoardWriter")
+        self.reset = checked_bool("TensorBoardWriter", "reset", reset)
         self._writer: Any = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import AbsentHookError
+from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError, NonFiniteError, told
 from kwrap_probe._hook import described
-from kwrap_probe._options import checked_bool, checked_int
 from kwrap_probe._watch import Cell, all_finite, floating, replicas, watched
 
 __all__ = ["FirstNonFinite", "NaNGuard", "StopOnNonFinite", "first_non_finite"]
@@ -58,8 +58,8 @@ class NaNGuard(kwrap.Hook):
         **kwargs: Any,
     ) -> None:
         super().__init__(phase=phase, **kwargs)
-        self.raises = checked_bool("raises", raises, self.hook_name)
-        self.gradients = checked_bool("gradients", gradients, self.hook_name)
+        self.raises = checked_bool(self.hook_name, "raises", raises)
+        self.gradients = checked_bool(self.hook_name, "gradients", gradients)
 
     def build(self, layer: keras.Layer) -> None:
         """Create the counter of calls, with the calls in which something was seen first."""
@@ -233,8 +233,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
     def __init__(self, raises: bool = True, *, every: int = 1) -> None:
         super().__init__()
-        self.raises = checked_bool("raises", raises, "StopOnNonFinite")
-        self.every = checked_int("every", every, "StopOnNonFinite")
+        self.raises = checked_bool("StopOnNonFinite", "raises", raises)
+        self.every = checked_int("StopOnNonFinite", "every", every)
         self.found: FirstNonFinite | None = None
         self._batches = 0
         self._any: Callable[[], Any] | None = None

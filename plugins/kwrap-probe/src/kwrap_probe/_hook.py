@@ -8,10 +8,11 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import TargetError
+from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import added, flat, length, measure, of_all_replicas
 from kwrap_probe._metric import Statistic
-from kwrap_probe._options import SOURCES, checked_bool, checked_int, checked_log, checked_watch
+from kwrap_probe._options import SOURCES, checked_log, checked_watch
 from kwrap_probe._watch import Cell, assigned, floating, replicas, watched
 
 __all__ = ["Probe"]
@@ -63,9 +64,9 @@ class Probe(kwrap.Hook):
     ) -> None:
         super().__init__(phase=phase, **kwargs)
         self.watch = checked_watch(watch, self.hook_name)
-        self.every = checked_int("every", every, self.hook_name)
-        self.sample = None if sample is None else checked_int("sample", sample, self.hook_name)
-        self.histogram = checked_bool("histogram", histogram, self.hook_name)
+        self.every = checked_int(self.hook_name, "every", every)
+        self.sample = None if sample is None else checked_int(self.hook_name, "sample", sample)
+        self.histogram = checked_bool(self.hook_name, "histogram", histogram)
         self.log = checked_log(log, self.watch, self.hook_name)
 
     def build(self, layer: keras.Layer) -> None:

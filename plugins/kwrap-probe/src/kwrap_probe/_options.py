@@ -1,14 +1,11 @@
 """What the options of the hooks may be: checked when a hook is made, before anything has changed."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from kwrap.errors import OptionValueError, listed
 
-__all__ = ["checked_bool", "checked_choice", "checked_int", "checked_log", "checked_watch"]
+__all__ = ["checked_log", "checked_watch"]
 
 # In the order in which they are shown. Those of weights have one vector for each weight.
 SOURCES = ("inputs", "outputs", "output_gradients", "weights", "weight_gradients")
@@ -39,31 +36,6 @@ def checked_log(log: Any, watch: Sequence[str], owner: str) -> tuple[tuple[str, 
             )
         pairs.append((source, statistic))
     return tuple(dict.fromkeys(pairs))
-
-
-def checked_bool(option: str, value: Any, owner: str) -> bool:
-    """Return `value` as a bool; raise if it is none."""
-    if not isinstance(value, bool | np.bool_):
-        raise OptionValueError(owner, option, value, "is not True or False")
-    return bool(value)
-
-
-def checked_int(option: str, value: Any, owner: str) -> int:
-    """Return `value`, which may be NumPy's, as an int; raise if it is none, or below 1."""
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise OptionValueError(owner, option, value, "is not an int") from error
-    if isinstance(value, bool | np.bool_) or number < 1:
-        raise OptionValueError(owner, option, value, "is not an int of 1 or more")
-    return number
-
-
-def checked_choice(option: str, value: Any, choices: Sequence[str], owner: str) -> str:
-    """Return `value`; raise if it is none of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        raise OptionValueError(owner, option, value, f"is none of {listed(choices)}")
-    return value
 
 
 def _names(option: str, value: Any, owner: str) -> list[str]:

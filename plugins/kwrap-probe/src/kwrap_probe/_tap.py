@@ -7,7 +7,7 @@ import keras
 
 import kwrap
 from kwrap.errors import OptionValueError
-from kwrap_probe._options import checked_choice
+from kwrap.options import checked_choice
 
 __all__ = ["FeatureTap"]
 
@@ -33,7 +33,7 @@ class FeatureTap(kwrap.Hook):
         if not isinstance(key, str) or not key:
             raise OptionValueError(self.hook_name, "key", key, "is no name: a text that is not empty")
         self.key = key
-        self.of = checked_choice("of", of, ("inputs", "outputs"), self.hook_name)
+        self.of = checked_choice(self.hook_name, "of", of, ("inputs", "outputs"))
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; emit them, or the inputs."""

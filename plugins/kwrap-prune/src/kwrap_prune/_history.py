@@ -12,8 +12,8 @@ import numpy as np
 
 import kwrap
 from kwrap.errors import AbsentHookError, MissingPackageError, OptionValueError
+from kwrap.options import checked_int
 from kwrap_prune._hook import Prune
-from kwrap_prune._options import checked_int
 from kwrap_prune._targets import pruned_targets, values_of
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class PruningHistory(keras.callbacks.Callback):
 
     def __init__(self, every: int = 1) -> None:
         super().__init__()
-        self.every = checked_int("every", every, owner="PruningHistory")
+        self.every = checked_int("PruningHistory", "every", every)
         self.records: list[PruningRecord] = []
         self._batches = 0
         self._recorded = -1  # after which batch the last record was made

@@ -8,13 +8,12 @@ import keras
 
 import kwrap
 from kwrap.errors import TargetError
+from kwrap.options import checked_bool, checked_int
 from kwrap_prune._criteria import Criterion, Magnitude, scored, shared
 from kwrap_prune._metric import Sparsity
 from kwrap_prune._options import (
     SparsitySchedule,
-    checked_bool,
     checked_criterion,
-    checked_int,
     checked_schedule,
     checked_structure,
     copying,
@@ -75,11 +74,12 @@ class Prune(kwrap.Hook):
         self.structure = checked_structure(block_size, block_pooling, n_m)
         self.schedule = checked_schedule(schedule, self.structure)
         self.criterion = checked_criterion(criterion)
-        self.regrow = checked_bool("regrow", regrow)
+        self.regrow = checked_bool(self.hook_name, "regrow", regrow)
         if gradient_accumulation_steps is not None:
-            gradient_accumulation_steps = checked_int("gradient_accumulation_steps", gradient_accumulation_steps)
+            option = "gradient_accumulation_steps"
+            gradient_accumulation_steps = checked_int(self.hook_name, option, gradient_accumulation_steps)
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.log_sparsity = checked_bool("log_sparsity", log_sparsity)
+        self.log_sparsity = checked_bool(self.hook_name, "log_sparsity", log_sparsity)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> kwrap.Hook:

@@ -1,16 +1,15 @@
 """What the options of Prune may be: checked when a hook is made, before anything has changed."""
 
 import contextvars
-import operator
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias, get_args
 
-import numpy as np
 import tensorflow as tf
 
 from kwrap.errors import OptionValueError
+from kwrap.options import checked_choice, checked_int
 from kwrap_prune._criteria import Criterion
 from kwrap_prune._schedules import ConstantSparsity, Schedule, Stepped, last_due, scheduled
 from kwrap_prune._structures import Blocks, Elements, Groups, Structure
@@ -18,9 +17,7 @@ from kwrap_prune._warnings import UnreachedSparsityWarning, stacklevel
 
 __all__ = [
     "SparsitySchedule",
-    "checked_bool",
     "checked_criterion",
-    "checked_int",
     "checked_schedule",
     "checked_structure",
     "copying",
@@ -48,42 +45,12 @@ def copying() -> Iterator[None]:
         _copying.reset(token)
 
 
-def checked_bool(option: str, value: Any) -> bool:
-    """Return `value` as a bool; raise if it is none."""
-    if not isinstance(value, bool | np.bool_):
-        raise _wrong(option, value, "is not True or False")
-    return bool(value)
-
-
-def checked_int(option: str, value: Any, owner: str = OWNER) -> int:
-    """Return `value`, which may be NumPy's, as an int; raise if it is none, or below 1."""
-    (number,) = _ints(option, value, [value], owner)
-    return number
-
-
-def _ints(option: str, value: Any, parts: Sequence[Any], owner: str = OWNER) -> list[int]:
-    """Return the parts of `value` as ints."""
-    numbers = []
-    for part in parts:
-        try:
-            if isinstance(part, bool | np.bool_):
-                raise TypeError("a bool is no int")
-            numbers.append(operator.index(part))
-        except TypeError as error:
-            problem = "is not an int" if part is value else "is not of ints"
-            raise OptionValueError(owner, option, value, problem) from error
-    if any(number < 1 for number in numbers):
-        raise OptionValueError(owner, option, value, "is below 1" if parts[0] is value else "has a number below 1")
-    return numbers
-
-
 def two_ints(option: str, value: Any, owner: str = OWNER) -> tuple[int, int]:
     """Return `value` as two ints; raise if it is not, or one is below 1."""
     try:
-        first, second = value
+        first, second = (checked_int(owner, option, part) for part in value)
     except (TypeError, ValueError) as error:
-        raise OptionValueError(owner, option, value, "is not two ints") from error
-    first, second = _ints(option, value, [first, second], owner)
+        raise OptionValueError(owner, option, value, "is not two ints that are at least 1") from error
     return first, second
 
 
@@ -96,8 +63,7 @@ def checked_criterion(criterion: Any) -> Criterion:
 
 def checked_structure(block_size: Any, pooling: Any, n_m: Any) -> Structure:
     """Return the structure that the options ask for; raise if they contradict each other."""
-    if pooling not in ("AVG", "MAX"):
-        raise _wrong("block_pooling", pooling, "is not 'AVG' or 'MAX'")
+    pooling = checked_choice(OWNER, "block_pooling", pooling, ("AVG", "MAX"))
     height, width = two_ints("block_size", block_size)
     if n_m is not None:
         n, m = two_ints("n_m", n_m)

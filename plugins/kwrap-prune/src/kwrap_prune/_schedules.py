@@ -3,14 +3,13 @@
 import abc
 import dataclasses
 import math
-import numbers
-import operator
 from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from kwrap.errors import OptionValueError
+from kwrap.options import checked_int, checked_number
 
 __all__ = ["ConstantSparsity", "CosineDecay", "PolynomialDecay", "Schedule", "Stepped", "last_due", "scheduled"]
 
@@ -86,9 +85,9 @@ class PolynomialDecay(Schedule):
 
     def __post_init__(self) -> None:
         _check_decay(self)
-        _check_number(self, "power")
-        if not self.power > 0:
-            raise _wrong(self, "power", "is not positive: the sparsity would not reach the final one")
+        meaning = "else the sparsity would not reach the final one"
+        power = checked_number(type(self).__name__, "power", self.power, above=0, meaning=meaning)
+        object.__setattr__(self, "power", power)
 
     def __call__(self, step: Any) -> tuple[Any, Any]:
         """Return whether `step` is one of the schedule's, and the sparsity there."""
@@ -159,18 +158,17 @@ def _is_due(schedule: Stepped, step: Any) -> Any:
     return due if schedule.end_step == NO_END else keras.ops.logical_and(due, step <= schedule.end_step)
 
 
-def _check_number(schedule: Stepped, field: str) -> None:
-    """Raise if the field is no number; store NumPy's as a float, for a config is JSON."""
-    value = getattr(schedule, field)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise _wrong(schedule, field, "is not a number")
-    object.__setattr__(schedule, field, float(value))
-
-
 def _check_sparsity(schedule: Stepped, field: str) -> None:
-    _check_number(schedule, field)
-    if not 0 <= getattr(schedule, field) < 1:
-        raise _wrong(schedule, field, "is not in [0, 1): it is the share of weights that are set to zero")
+    """Raise if the field is no sparsity; store NumPy's as a float, for a config is JSON."""
+    share = checked_number(
+        type(schedule).__name__,
+        field,
+        getattr(schedule, field),
+        least=0,
+        below=1,
+        meaning="the share of weights that are set to zero",
+    )
+    object.__setattr__(schedule, field, share)
 
 
 def _check_decay(schedule: Decay) -> None:
@@ -183,13 +181,7 @@ def _check_decay(schedule: Decay) -> None:
 
 def _check_steps(schedule: Stepped) -> None:
     for field in ("begin_step", "end_step", "frequency"):
-        value = getattr(schedule, field)
-        try:
-            if isinstance(value, bool):
-                raise TypeError("a bool is no int")
-            step = operator.index(value)
-        except TypeError as error:
-            raise _wrong(schedule, field, "is not an int: it counts updates") from error
+        step = checked_int(type(schedule).__name__, field, getattr(schedule, field), least=None)
         object.__setattr__(schedule, field, step)  # NumPy's as an int, for a config is JSON
     if schedule.begin_step < 0:
         raise _wrong(schedule, "begin_step", "is negative: steps count from 0, when the model is wrapped")

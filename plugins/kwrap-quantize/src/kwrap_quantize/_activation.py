@@ -8,10 +8,11 @@ import keras
 import tensorflow as tf
 
 import kwrap
+from kwrap.options import checked_bool
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._fake import rounded
 from kwrap_quantize._modes import observer
-from kwrap_quantize._options import checked_bits, checked_bool
+from kwrap_quantize._options import checked_bits
 from kwrap_quantize._roles import CLIPS, activation_name, fuses_clip, name_of
 from kwrap_quantize._swap import Instead
 
@@ -90,8 +91,8 @@ class QuantizeSteps(kwrap.Hook):
 
     def __init__(self, bits: int = 8, *, symmetric: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.bits = checked_bits(bits, self.hook_name)
-        self.symmetric = checked_bool("symmetric", symmetric, self.hook_name)
+        self.bits = checked_bits(self.hook_name, bits)
+        self.symmetric = checked_bool(self.hook_name, "symmetric", symmetric)
 
     def build(self, layer: keras.Layer) -> None:
         """Remember the activation, past Keras' tracking: it may be a layer."""

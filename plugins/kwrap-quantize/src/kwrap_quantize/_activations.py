@@ -7,11 +7,12 @@ import keras
 import tensorflow as tf
 
 import kwrap
+from kwrap.options import checked_bool, checked_int, checked_number
 from kwrap_quantize._errors import NoFloatingTensorsError, TensorCountError
 from kwrap_quantize._fake import rounded, usable_range
 from kwrap_quantize._modes import observer, ranges_are_constants
 from kwrap_quantize._moving import extremes, moved
-from kwrap_quantize._options import checked_bits, checked_bool, checked_count, checked_decay, checked_range
+from kwrap_quantize._options import checked_bits, checked_range
 
 __all__ = ["Activations", "QuantizeInput", "QuantizeOutput", "Range"]
 
@@ -38,11 +39,13 @@ class Activations(kwrap.Hook):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.bits = checked_bits(bits, self.hook_name)
-        self.range = checked_range(range, self.hook_name)
-        self.decay = checked_decay(decay, self.hook_name)
-        self.symmetric = checked_bool("symmetric", symmetric, self.hook_name)
-        self.tensors = checked_count("tensors", tensors, self.hook_name)
+        self.bits = checked_bits(self.hook_name, bits)
+        self.range = checked_range(self.hook_name, range)
+        self.decay = checked_number(
+            self.hook_name, "decay", decay, least=0, below=1, meaning="the share of the old range that stays"
+        )
+        self.symmetric = checked_bool(self.hook_name, "symmetric", symmetric)
+        self.tensors = checked_int(self.hook_name, "tensors", tensors)
 
     @property
     def fixed(self) -> tuple[float, float] | None:

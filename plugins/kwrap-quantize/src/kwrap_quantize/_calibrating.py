@@ -8,13 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 import kwrap
-from kwrap.errors import OptionValueError
+from kwrap.options import checked_choice, checked_int, checked_number
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._batches import batches
 from kwrap_quantize._errors import CalibrationError, NonFiniteRangeError
 from kwrap_quantize._histogram import Extremes, Histogram
 from kwrap_quantize._modes import observed
-from kwrap_quantize._options import checked_choice, checked_count, number
 from kwrap_quantize._ranges import Ranges, activations, ranges
 
 __all__ = ["calibrate"]
@@ -55,13 +54,11 @@ def calibrate(
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
         ModelTypeError: this is no Keras model.
     """
-    checked_choice("method", method, ("min_max", "percentile", "mse"), "calibrate")
-    share = number(percentile)
-    if share is None or not 50 < share <= 100:
-        raise OptionValueError("calibrate", "percentile", percentile, "is not above 50, and up to 100")
-    limit = None if steps is None else checked_count("steps", steps, "calibrate")
+    method = checked_choice("calibrate", "method", method, ("min_max", "percentile", "mse"))
+    share = checked_number("calibrate", "percentile", percentile, above=50, most=100)
+    limit = None if steps is None else checked_int("calibrate", "steps", steps)
     hooks = [hook for _, hook in activations(model) if hook.moves]
-    given = batches(model, data, checked_count("batch_size", batch_size, "calibrate"), "calibrate")
+    given = batches(model, data, checked_int("calibrate", "batch_size", batch_size), "calibrate")
     looks = _looks(model, given, limit, Extremes if method == "min_max" else Histogram)
     for hook in hooks:
         if seen := looks.get(id(hook)):

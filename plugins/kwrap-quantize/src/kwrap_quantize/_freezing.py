@@ -6,8 +6,8 @@ import keras
 
 import kwrap
 from kwrap.errors import RuleError
+from kwrap.options import checked_bool, checked_int
 from kwrap_quantize._errors import RangeNotSeenError
-from kwrap_quantize._options import checked_bool, checked_count
 from kwrap_quantize._ranges import activations, unseen
 
 __all__ = ["FreezeRanges", "freeze_ranges", "unfreeze_ranges"]
@@ -69,8 +69,8 @@ class FreezeRanges(keras.callbacks.Callback):
 
     def __init__(self, after: int, *, batch_normalization: bool = False) -> None:
         super().__init__()
-        self.after = checked_count("after", after, "FreezeRanges", least=0)
-        self.batch_normalization = checked_bool("batch_normalization", batch_normalization, "FreezeRanges")
+        self.after = checked_int("FreezeRanges", "after", after, least=0)
+        self.batch_normalization = checked_bool("FreezeRanges", "batch_normalization", batch_normalization)
         self._is_done = False
         self._stopped: list[_Stopped] = []
 

@@ -7,10 +7,11 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import OptionValueError, TargetError
+from kwrap.options import checked_bool, checked_choice
 from kwrap_quantize._channels import Channels
 from kwrap_quantize._fake import learned, most, rounded_straight, step_range, weight_range
 from kwrap_quantize._modes import observer
-from kwrap_quantize._options import checked_bits, checked_bool, checked_choice
+from kwrap_quantize._options import checked_bits
 from kwrap_quantize._roles import ONE_RANGE
 
 __all__ = ["QuantizeWeights"]
@@ -51,11 +52,11 @@ class QuantizeWeights(kwrap.Hook):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.bits = checked_bits(bits, self.hook_name)
-        self.per_channel = None if per_channel is None else checked_bool("per_channel", per_channel, self.hook_name)
-        self.symmetric = checked_bool("symmetric", symmetric, self.hook_name)
-        self.narrow_range = checked_bool("narrow_range", narrow_range, self.hook_name)
-        self.method = checked_choice("method", method, ("min_max", "learned"), self.hook_name)
+        self.bits = checked_bits(self.hook_name, bits)
+        self.per_channel = None if per_channel is None else checked_bool(self.hook_name, "per_channel", per_channel)
+        self.symmetric = checked_bool(self.hook_name, "symmetric", symmetric)
+        self.narrow_range = checked_bool(self.hook_name, "narrow_range", narrow_range)
+        self.method = checked_choice(self.hook_name, "method", method, ("min_max", "learned"))
         if self.method == "learned" and not self.symmetric:
             problem = 'is at odds with method="learned", which learns one step around zero'
             raise OptionValueError(self.hook_name, "symmetric", symmetric, problem)

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kwrap.errors import OptionValueError
 from kwrap_quantize._fake import rounded, usable_range
+from kwrap_quantize._options import checked_bits
 
 __all__ = [
     "AllValuesQuantizer",
@@ -59,12 +60,6 @@ class Quantizer(abc.ABC):
         return hash((type(self), *sorted(self.get_config().items())))
 
 
-def _checked_bits(quantizer: Quantizer, bits: Any) -> int:
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 16:
-        raise OptionValueError(type(quantizer).__name__, "num_bits", bits, "is no whole number from 2 to 16")
-    return bits
-
-
 class RangeQuantizer(Quantizer):
     """Rounds to a grid between two bounds that follow the values in training.
 
@@ -78,7 +73,7 @@ class RangeQuantizer(Quantizer):
     start = 6.0  # A range that has seen nothing is (-start, start).
 
     def __init__(self, num_bits: int, per_axis: bool, symmetric: bool, narrow_range: bool) -> None:
-        self.num_bits = _checked_bits(self, num_bits)
+        self.num_bits = checked_bits(type(self).__name__, num_bits, "num_bits")
         self.per_axis, self.symmetric, self.narrow_range = per_axis, symmetric, narrow_range
 
     def build(self, tensor_shape: Sequence[int | None], name: str, layer: Any) -> dict[str, keras.Variable]:
@@ -162,7 +157,7 @@ class FixedQuantizer(Quantizer):
     """Rounds to a grid of `num_bits` between `init_min` and `init_max`, for ever."""
 
     def __init__(self, num_bits: int, init_min: float, init_max: float, narrow_range: bool) -> None:
-        self.num_bits = _checked_bits(self, num_bits)
+        self.num_bits = checked_bits(type(self).__name__, num_bits, "num_bits")
         self.init_min, self.init_max, self.narrow_range = init_min, init_max, narrow_range
 
     def build(self, tensor_shape: Sequence[int | None], name: str, layer: Any) -> dict[str, keras.Variable]:
