@@ -38,6 +38,7 @@ PUBLIC = [
     "read_graph",
     "registered",
     "save_model",
+    "tables",
     "testing",
     "unwrap_model",
     "use",

@@ -184,7 +184,7 @@ def example() -> kwrap.Plan:
 
 def test_a_plan_prints_as_a_table_with_what_is_added_marked_and_what_was_skipped_with_its_reason():
     assert repr(example()).splitlines() == [
-        "plan for 'line'",
+        "plan for line",
         "layer  type   weights        hooks",
         "last   Dense  kernel (5, 3)  specimen_idle > +specimen_times > +specimen_shift",
         "skipped first: excluded (specimen_shift)",
@@ -292,7 +292,7 @@ NESTED_SKIPPED = [
 
 def test_a_plan_is_a_tree_with_what_holds_its_layers_all_paths_of_each_and_what_was_skipped_grouped_by_reason():
     title, head, *rows = repr(nested()).splitlines()
-    assert (title, head.split()) == ("plan for 'two_ways'", ["layer", "type", "weights", "hooks"])
+    assert (title, head.split()) == ("plan for two_ways", ["layer", "type", "weights", "hooks"])
     assert rows[len(NESTED) :] == NESTED_SKIPPED
     starts = [head.index(column) for column in head.split()]
     spans = list(zip(starts, [*starts[1:], None], strict=True))
@@ -372,7 +372,7 @@ def test_every_layer_that_a_plan_changes_is_a_row_below_those_that_hold_it(make)
 
 def test_an_empty_plan_is_shown_too():
     plan = kwrap.plan(sequential())
-    assert repr(plan).splitlines()[0] == "plan for 'line'"
+    assert repr(plan).splitlines()[0] == "plan for line"
     assert "plan for line" in shown(plan)
     assert notebook(plan) == ("plan for line", [], [])
     assert plan.as_dict()["entries"] == []

@@ -9,6 +9,7 @@ MODULES = (
     "kwrap",
     "kwrap.errors",
     "kwrap.options",
+    "kwrap.tables",
     "kwrap.hookspecs",
     "kwrap.testing",
     "kwrap_prune",

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import kwrap._keras_layers  # noqa: F401 - the plugin for Keras' own layers, there from the start
-from kwrap import errors, hookspecs, options
+from kwrap import errors, hookspecs, options, tables
 from kwrap._checking import NonFinite, check
 from kwrap._files import atomic_write, save_model
 from kwrap._graph import Graph, GraphCall, read_graph
@@ -51,6 +51,7 @@ __all__ = [
     "read_graph",
     "registered",
     "save_model",
+    "tables",
     "testing",
     "unwrap_model",
     "use",

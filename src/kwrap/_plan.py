@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import keras
 
-from kwrap import _html, _keras
+from kwrap import _keras
 from kwrap._follow import follow
 from kwrap._hook import Hook, Rule, Where, copies_of
 from kwrap._plugins import plugins
@@ -26,10 +26,7 @@ from kwrap.errors import (
     PlanError,
     WrapperStateError,
 )
-from kwrap_files import printable
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from kwrap.tables import Cell, Table, Tabular
 
 __all__ = ["Entry", "HooksLike", "Plan", "Problem", "as_rules", "check_model", "current_plan", "make_plan"]
 
@@ -95,7 +92,7 @@ class Entry:
         }
 
 
-class Plan:
+class Plan(Tabular):
     """Which hooks go on which layers of `model`, in which order, and what was left out and why.
 
     Shown as a tree of layers by `print`, by rich and in a notebook; `rows`, `as_dict` and `to_json` give it as data.
@@ -178,9 +175,15 @@ class Plan:
             rows.append((entry.path, type(entry.layer).__name__, weights, hooks))
         return rows
 
-    def _tree(self) -> list[tuple[int, str, str, str, str, str]]:
-        """Return (depth, path, name, type, weights, hooks) of each entry and of what holds it, parents first."""
-        tree: list[tuple[int, str, str, str, str, str]] = []
+    def table(self) -> Table:
+        """Return the entries, and what holds them, as a tree of layers."""
+        left_out = self._left_out()
+        folded = f"skipped: {len(self.skipped)}"
+        return Table(f"plan for {self.model.name}", _COLUMNS, self._tree(), notes=left_out, folded=folded)
+
+    def _tree(self) -> list[tuple[Cell, str, str, str]]:
+        """Return a row for each entry and for what holds it, parents first."""
+        tree: list[tuple[Cell, str, str, str]] = []
         shown: set[str] = set()
         for entry, (path, kind, weights, hooks) in zip(self.entries, self.rows(), strict=True):
             *above, name = path.split("/")
@@ -188,10 +191,10 @@ class Plan:
                 holder_path = "/".join(above[: depth + 1])
                 if holder_path not in shown:
                     shown.add(holder_path)
-                    tree.append((depth, holder_path, holder, self._holders[holder_path], "", ""))
+                    tree.append((Cell(holder, depth, holder_path), self._holders[holder_path], "", ""))
             shown.add(path)
             also = f" = {', '.join(entry.place.also)}" if entry.place.also else ""
-            tree.append((len(above), path, name + also, kind, weights, hooks))
+            tree.append((Cell(name + also, len(above), path), kind, weights, hooks))
         return tree
 
     def _left_out(self) -> list[str]:
@@ -200,30 +203,6 @@ class Plan:
         for item in self.skipped:
             paths.setdefault((item.reason, item.hook), []).append(item.path)
         return [f"skipped {', '.join(those)}: {reason} ({hook})" for (reason, hook), those in paths.items()]
-
-    def __repr__(self) -> str:
-        tree = (("  " * depth + name, *cells) for depth, _, name, *cells in self._tree())
-        rows = [_COLUMNS, *(tuple(map(printable, row)) for row in tree)]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"plan for {self.model.name!r}", *lines, *map(printable, self._left_out())])
-
-    def __rich__(self) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(*_COLUMNS, title=Text(printable(f"plan for {self.model.name}")))
-        for depth, _, name, *cells in self._tree():
-            # A name may look like markup, or command the terminal.
-            table.add_row(*(Text(printable(cell)) for cell in ("  " * depth + name, *cells)))
-        if self.skipped:
-            table.caption = Text("\n".join(map(printable, self._left_out())))
-        return table
-
-    def _repr_html_(self) -> str:
-        left_out = _html.listing(f"skipped: {len(self.skipped)}", self._left_out())
-        rows = [(depth, path, cells) for depth, path, *cells in self._tree()]
-        return _html.table(f"plan for {self.model.name}", _COLUMNS, rows, left_out)
 
 
 def make_plan(

@@ -69,7 +69,7 @@ def test_values_beyond_the_outermost_bins_are_spread_up_to_the_extremes():
 
 def test_print_shows_columns(probed):
     title, head, first, *_ = str(report(probed)).splitlines()
-    assert title == "what probes saw in '<i>net'"
+    assert title == "what probes saw in <i>net"
     assert " ".join(head.split()) == "layer of calls mean spread minimum maximum zeros non-finite histogram"
     expected = [f"{number:.3g}" for number in (X.mean(), X.std(), X.min(), X.max())]
     assert first.split()[:9] == ["[b]<script>dense&$", "inputs", "1", *expected, "0.0%", "0"]

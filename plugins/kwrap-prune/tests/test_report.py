@@ -196,7 +196,7 @@ def test_print_shows_the_weights_and_the_totals_in_columns():
     model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(50, name="dense")], name="net")
     kwrap.wrap_model(model, Prune(ConstantSparsity(0.9, begin_step=0)))
     title, head, row, total, parameters, size = str(report(model)).splitlines()
-    assert title == "sparsity of 'net'"
+    assert title == "sparsity of net"
     assert head == "layer  weight  shape      size  zeros  sparsity  non-finite"
     assert row == "dense  kernel  (64, 50)  3,200  2,880    0.9000           0"
     assert total == "total                    3,200  2,880    0.9000           0"

@@ -3,28 +3,24 @@
 import html
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 import kwrap
 from kwrap.errors import AbsentHookError
+from kwrap.tables import Cell, Table, Tabular
 from kwrap_probe._hook import Probe, series
 from kwrap_probe._measure import BIN_COUNT, Part, bin_edges
 from kwrap_probe._plot import save_plot
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 __all__ = ["Report", "Statistics", "report"]
 
 _COLUMNS = ("layer", "of", "calls", "mean", "spread", "minimum", "maximum", "zeros", "non-finite", "histogram")
-_JUSTIFY: tuple[Literal["left", "right"], ...] = ("left",) * 2 + ("right",) * 7 + ("left",)
-_GREY = "rgba(127, 127, 127, 0.35)"
+_NUMBERS = _COLUMNS[2:-1]
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH, _HEIGHT = 24, 20  # of a histogram: bars, and pixels
 
@@ -106,7 +102,7 @@ class Statistics:
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Report(Tabular):
     """What the probes of a model have measured, made by `report`; shown as a table by `print`, rich and notebooks.
 
     Attributes:
@@ -137,33 +133,11 @@ class Report:
         """
         return save_plot(self, path)
 
-    def __repr__(self) -> str:
-        rows = [_COLUMNS, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        forms = [f"{{:{'<' if side == 'left' else '>'}{width}}}" for side, width in zip(_JUSTIFY, widths, strict=True)]
-        lines = ["  ".join(forms).format(*row).rstrip() for row in rows]
-        return "\n".join([f"what probes saw in {self.model!r}", *lines])
-
-    def __rich__(self) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=Text(f"what probes saw in {self.model}"))
-        for name, side in zip(_COLUMNS, _JUSTIFY, strict=True):
-            table.add_column(name, justify=side)
-        for row in self.rows():
-            table.add_row(*map(Text, row))  # a name may look like markup
-        return table
-
-    def _repr_html_(self) -> str:
-        head = _html_row([html.escape(name) for name in _COLUMNS], "th")
-        body = "".join(_html_row([*map(html.escape, _cells(each)), _svg(each)], "td") for each in self.statistics)
-        style = "border-collapse: collapse; margin: 0.3em 0; color: inherit"
-        title = f"<strong>what probes saw in {html.escape(self.model)}</strong>"
-        return (
-            f'<div style="overflow-x: auto; color: inherit">{title}'
-            f'<table style="{style}"><thead>{head}</thead><tbody>{body}</tbody></table></div>'
-        )
+    def table(self) -> Table:
+        """Return the statistics; in a notebook, histograms are drawn."""
+        drawn = (Cell(_as_text(each), drawing=_svg(each)) for each in self.statistics)
+        rows = [[*_cells(each), cell] for each, cell in zip(self.statistics, drawn, strict=True)]
+        return Table(f"what probes saw in {self.model}", _COLUMNS, rows, right=_NUMBERS)
 
 
 def report(model: keras.Model) -> Report:
@@ -251,12 +225,3 @@ def _svg(each: Statistics) -> str:
     told = html.escape(f"histogram from {each.minimum:.3g} to {each.maximum:.3g}")
     path = f'<path d="M0 {_HEIGHT}{steps}V{_HEIGHT}Z" fill="currentColor" fill-opacity="0.6"></path>'
     return f'<svg {size} role="img" aria-label="{told}"><title>{told}</title>{path}</svg>'
-
-
-def _html_row(cells: Sequence[str], kind: str) -> str:
-    # Styles in the elements, and no colours but a grey that lets the page through: as in kwrap's own tables.
-    row = ""
-    for side, cell in zip(_JUSTIFY, cells, strict=True):
-        style = f"border: 0; border-bottom: 1px solid {_GREY}; padding: 0.25em 0.75em; text-align: {side}"
-        row += f'<{kind} style="{style}">{cell}</{kind}>'
-    return f"<tr>{row}</tr>"

@@ -1,25 +1,21 @@
 """Report: how sparse a model's weights are. Data, and shown as a table."""
 
-import html
 import math
 import zlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 import kwrap
+from kwrap.tables import Cell, Table, Tabular
 from kwrap_prune._targets import prunable_targets, values_of
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["Report", "WeightReport", "report"]
 
 _COLUMNS = ("layer", "weight", "shape", "size", "zeros", "sparsity", "non-finite")
-_JUSTIFY: tuple[Literal["left", "right"], ...] = ("left",) * 3 + ("right",) * 4
-_GREY = "rgba(127, 127, 127, 0.35)"
+_NUMBERS = _COLUMNS[3:]
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class WeightReport:
 
 
 @dataclass(frozen=True, repr=False)
-class Report:
+class Report(Tabular):
     """How sparse a model is, made by `report`; shown as a table by `print`, by rich and in a notebook.
 
     Attributes:
@@ -109,34 +105,11 @@ class Report:
             f"the model's weights: {self.raw_bytes:,} bytes, compressed {self.deflated_bytes:,}{deflated}",
         ]
 
-    def __repr__(self) -> str:
-        rows = [_COLUMNS, *self.rows(), self._total()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        forms = [f"{{:{'<' if side == 'left' else '>'}{width}}}" for side, width in zip(_JUSTIFY, widths, strict=True)]
-        lines = ["  ".join(forms).format(*row) for row in rows]
-        return "\n".join([f"sparsity of {self.model!r}", *lines, *self._notes()])
-
-    def __rich__(self) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=Text(f"sparsity of {self.model}"), caption=Text("\n".join(self._notes())), show_footer=True)
-        for name, total, side in zip(_COLUMNS, self._total(), _JUSTIFY, strict=True):
-            table.add_column(name, Text(total), justify=side)
-        for row in self.rows():
-            table.add_row(*map(Text, row))  # a name may look like markup
-        return table
-
-    def _repr_html_(self) -> str:
-        shares = [*(one.sparsity for one in self.weights), self.sparsity]
-        head, *body = map(_html_row, (_COLUMNS, *self.rows(), self._total()), (None, *shares))
-        notes = "".join(f"<div>{html.escape(line)}</div>" for line in self._notes())
-        return (
-            f'<div style="overflow-x: auto; color: inherit"><strong>{html.escape(f"sparsity of {self.model}")}</strong>'
-            f'<table style="border-collapse: collapse; margin: 0.3em 0; color: inherit"><thead>{head}</thead>'
-            f"<tbody>{''.join(body[:-1])}</tbody>"
-            f'<tfoot style="font-weight: bold">{body[-1]}</tfoot></table>{notes}</div>'
-        )
+    def table(self) -> Table:
+        """Return the weights, and in total; sparsity is a bar in a notebook."""
+        rows = [_with_bar(row, weight.sparsity) for row, weight in zip(self.rows(), self.weights, strict=True)]
+        total = _with_bar(self._total(), self.sparsity)
+        return Table(f"sparsity of {self.model}", _COLUMNS, rows, right=_NUMBERS, total=total, notes=self._notes())
 
 
 def report(model: keras.Model) -> Report:
@@ -176,17 +149,10 @@ def _numbers(counted: Report | WeightReport) -> tuple[str, ...]:
     return f"{counted.size:,}", f"{counted.zeros:,}", f"{counted.sparsity:.4f}", str(counted.non_finite)
 
 
-def _html_row(cells: tuple[str, ...], sparsity: float | None) -> str:
-    """Return a row, of the head if it has no sparsity; else sparsity is a bar behind its number, too."""
-    # Styles in the elements, and no colours but a grey that lets the page through: as in kwrap's own tables.
-    kind = "th" if sparsity is None else "td"
-    row = ""
-    for name, side, cell in zip(_COLUMNS, _JUSTIFY, cells, strict=True):
-        style = f"border: 0; border-bottom: 1px solid {_GREY}; padding: 0.25em 0.75em; text-align: {side}"
-        if name == "sparsity" and sparsity is not None:
-            style += f"; background: linear-gradient(to right, {_GREY} {sparsity:.1%}, transparent 0)"
-        row += f'<{kind} style="{style}">{html.escape(cell)}</{kind}>'
-    return f"<tr>{row}</tr>"
+def _with_bar(cells: tuple[str, ...], sparsity: float) -> list[str | Cell]:
+    return [
+        Cell(cell, bar=sparsity) if name == "sparsity" else cell for name, cell in zip(_COLUMNS, cells, strict=True)
+    ]
 
 
 def _share(part: int, whole: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kwrap.tables import Table, Tabular
 from kwrap_quantize._operators import Operator
 
 __all__ = ["Comparison", "LiteRTReport"]
@@ -28,8 +29,8 @@ class Comparison:
 
 
 @dataclass(frozen=True, repr=False)
-class LiteRTReport:
-    """What `to_litert` wrote; shown as a table by `print`.
+class LiteRTReport(Tabular):
+    """What `to_litert` wrote; shown as a table by `print`, by rich and in a notebook.
 
     Attributes:
         path: where the file is.
@@ -95,12 +96,11 @@ class LiteRTReport:
             )
         return notes
 
-    def __repr__(self) -> str:
-        rows = [("operator", "dtype", "weights", "count"), *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        form = "  ".join(f"{{:{side}{width}}}" for side, width in zip("<<<>", widths, strict=True))
-        lines = [form.format(*row) for row in rows]
-        return "\n".join([f"{self.path}: {self.size:,} bytes", *lines, *self._notes()])
+    def table(self) -> Table:
+        """Return how many operators there are of each kind."""
+        columns = ("operator", "dtype", "weights", "count")
+        title = f"{self.path}: {self.size:,} bytes"
+        return Table(title, columns, self.rows(), right=("count",), notes=self._notes())
 
 
 def _weights(operator: Operator) -> str:

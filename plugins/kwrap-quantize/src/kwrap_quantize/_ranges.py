@@ -1,9 +1,8 @@
 """The ranges of a model's hooks: data, shown as a table; what an exporter asks of them."""
 
-import html
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,19 +10,16 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import AbsentHookError
+from kwrap.tables import Table, Tabular
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._errors import NonFiniteRangeError, RangeNotSeenError
 from kwrap_quantize._fake import usable_range
 from kwrap_quantize._weights import QuantizeWeights
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 __all__ = ["Ranges", "TensorRange", "activations", "ranges", "require_ranges", "unseen"]
 
 _COLUMNS = ("layer", "of", "bits", "minimum", "maximum", "channels", "range")
-_JUSTIFY: tuple[Literal["left", "right"], ...] = ("left", "left", "right", "right", "right", "right", "left")
-_GREY = "rgba(127, 127, 127, 0.35)"
+_NUMBERS = _COLUMNS[2:-1]
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class TensorRange:
 
 
 @dataclass(frozen=True, repr=False)
-class Ranges:
+class Ranges(Tabular):
     """The ranges of a model's hooks, made by `ranges`; shown as a table by `print`, by rich and in a notebook.
 
     Attributes:
@@ -92,31 +88,9 @@ class Ranges:
             for each in self.tensors
         ]
 
-    def __repr__(self) -> str:
-        rows = [_COLUMNS, *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        forms = [f"{{:{'<' if side == 'left' else '>'}{width}}}" for side, width in zip(_JUSTIFY, widths, strict=True)]
-        lines = ["  ".join(forms).format(*row).rstrip() for row in rows]
-        return "\n".join([f"ranges of {self.model!r}", *lines])
-
-    def __rich__(self) -> "Table":
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(title=Text(f"ranges of {self.model}"))
-        for name, side in zip(_COLUMNS, _JUSTIFY, strict=True):
-            table.add_column(name, justify=side)
-        for row in self.rows():
-            table.add_row(*map(Text, row))  # a name may look like markup
-        return table
-
-    def _repr_html_(self) -> str:
-        head, *body = (_html_row(row, "td" if index else "th") for index, row in enumerate((_COLUMNS, *self.rows())))
-        return (
-            f'<div style="overflow-x: auto; color: inherit"><strong>{html.escape(f"ranges of {self.model}")}</strong>'
-            f'<table style="border-collapse: collapse; margin: 0.3em 0; color: inherit"><thead>{head}</thead>'
-            f"<tbody>{''.join(body)}</tbody></table></div>"
-        )
+    def table(self) -> Table:
+        """Return the ranges."""
+        return Table(f"ranges of {self.model}", _COLUMNS, self.rows(), right=_NUMBERS)
 
 
 def ranges(model: keras.Model) -> Ranges:
@@ -212,12 +186,3 @@ def _of_weights(path: str, hook: QuantizeWeights) -> list[TensorRange]:
 def _numbers(ends: Sequence[Any]) -> tuple[float, float]:
     low, high = (float(keras.ops.convert_to_numpy(end)) for end in ends)
     return low, high
-
-
-def _html_row(cells: Sequence[str], kind: str) -> str:
-    # Styles in the elements, and no colours but a grey that lets the page through: as in kwrap's own tables.
-    row = ""
-    for side, cell in zip(_JUSTIFY, cells, strict=True):
-        style = f"border: 0; border-bottom: 1px solid {_GREY}; padding: 0.25em 0.75em; text-align: {side}"
-        row += f'<{kind} style="{style}">{html.escape(cell)}</{kind}>'
-    return f"<tr>{row}</tr>"
