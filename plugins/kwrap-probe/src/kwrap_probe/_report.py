@@ -135,8 +135,9 @@ class Report(Tabular):
 
     def table(self) -> Table:
         """Return the statistics; in a notebook, histograms are drawn."""
-        drawn = (Cell(_as_text(each), drawing=_svg(each)) for each in self.statistics)
-        rows = [[*_cells(each), cell] for each, cell in zip(self.statistics, drawn, strict=True)]
+        rows: list[tuple[str | Cell, ...]] = [
+            (*_cells(each), Cell(_as_text(each), drawing=_svg(each))) for each in self.statistics
+        ]
         return Table(f"what probes saw in {self.model}", _COLUMNS, rows, right=_NUMBERS)
 
 
