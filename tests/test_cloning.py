@@ -565,8 +565,32 @@ def test_what_is_excluded_from_weight_decay_is_excluded_in_the_copy():
 def test_a_learning_rate_that_is_a_lambda_is_an_error_that_names_the_model():
     model = specimens.sequential()
     model.compile(keras.optimizers.SGD(lambda: 0.1), "mse")
-    with pytest.raises(errors.CloneError, match=r"'line'.*compiled with what does not come back"):
+    with pytest.raises(errors.CloneError, match=r"'line'.*compiled with what does not come back.*compile=False"):
         kwrap.clone_model(model)
+    copy = kwrap.clone_model(model, compile=False)
+    assert (copy.compiled, model.compiled) == (False, True)
+    assert same(values(copy.weights), values(model.weights))
+
+
+def test_a_copy_that_is_not_compiled_has_the_weights_and_hooks_and_is_compiled_anew():
+    model = compiled(kwrap.wrap_model(sequential(), MANY), steps=2)
+    before = snapshot(model)
+    copy = kwrap.clone_model(model, Plus, where="last", compile=False)
+    assert snapshot(model) == before
+    assert not copy.compiled
+    names = [(path, hook.name) for path, hook in kwrap.find_hooks(copy)]
+    assert names == [*((path, hook.name) for path, hook in kwrap.find_hooks(model)), ("last", Plus.hook_name)]
+    kwrap.unwrap_model(copy, Plus, merge=False)
+    assert same(values(copy.weights), values(model.weights))
+    train(compiled(copy), 1)
+
+
+def test_a_copy_that_is_not_compiled_is_not_measured_by_the_originals_optimizer():
+    model = sequential()
+    model.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), "mse")
+    with pytest.raises(errors.PlanError, match="once in 4 calls"):
+        kwrap.clone_model(model, "prune")
+    assert kwrap.find_hooks(kwrap.clone_model(model, "prune", compile=False))
 
 
 def test_a_model_whose_compile_is_its_own_is_copied_uncompiled_with_a_warning():

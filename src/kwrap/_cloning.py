@@ -18,8 +18,11 @@ from kwrap.errors import CloneError, KwrapError, SavedHooksError, UncompiledCopy
 __all__ = ["copy_model"]
 
 
-def copy_model(model: keras.Model) -> keras.Model:
-    """Return a copy of `model`: weights, seeds, hooks, `trainable` flags, compile state and optimizer slots included.
+def copy_model(model: keras.Model, *, compile: bool) -> keras.Model:
+    """Return a copy of `model`: weights, seeds, hooks and `trainable` flags included.
+
+    Args:
+        compile: whether it is compiled as `model` is, with the optimizer's slots.
 
     Raises:
         CloneError: Keras cannot rebuild a model of this class.
@@ -45,7 +48,8 @@ def copy_model(model: keras.Model) -> keras.Model:
     for _, target in pairs:
         if isinstance(target, Wrapper):
             target.finish_loading()
-    _copy_compilation(model, copy)
+    if compile and model.compiled:
+        _copy_compilation(model, copy)
     return copy
 
 
@@ -165,15 +169,14 @@ def _rnn_states(layer: keras.Layer) -> list[keras.Variable]:
 
 def _copy_compilation(source: keras.Model, target: keras.Model) -> None:
     """Compile `target`, of the same structure, as `source` is: the same losses, an optimizer and metrics of its own."""
-    if not source.compiled:
-        return
     arguments = _keras.compile_arguments(source)
     arguments["optimizer"] = source.optimizer  # as `compile` made it of what it was given, or kwrap since
     try:
         for name in ("optimizer", "metrics", "weighted_metrics"):
             arguments[name] = keras.tree.map_structure(_own, arguments[name])
     except (TypeError, ValueError) as error:  # such as of a lambda for a learning rate
-        problem = f"is compiled with what does not come back from its config: {error}"
+        way_out = "without it, there is kwrap.clone_model(..., compile=False)"
+        problem = f"is compiled with what does not come back from its config ({way_out}): {error}"
         raise CloneError(source.name, type(source).__qualname__, problem) from error
     try:
         inspect.signature(target.compile).bind(**arguments)

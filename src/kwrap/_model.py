@@ -82,12 +82,16 @@ def clone_model(
     where: Where | None = None,
     exclude: Where | None = None,
     recursive: bool = True,
+    compile: bool = True,
 ) -> keras.Model:
     """Return a copy of `model` with the hooks on it; `model` itself stays untouched.
 
     The copy has weights, compile state, optimizer slots and hooks of its own. Without `hooks` it is an exact copy. A
     model whose class has a `compile` with arguments of its own is not compiled in the copy: a warning says so.
-    Arguments and errors as for `wrap_model`.
+    Other arguments and errors as for `wrap_model`.
+
+    Args:
+        compile: whether the copy is compiled as `model` is. Default: it is; else it is to be compiled anew.
 
     Raises:
         CloneError: Keras cannot rebuild a model of this class.
@@ -95,9 +99,9 @@ def clone_model(
     check_model(model)
     if hooks is None:
         _refuse_place("clone_model", where, exclude, recursive)
-    else:
+    elif compile:  # plugins look at the optimizer, too
         plan(model, hooks, where=where, exclude=exclude, recursive=recursive)  # raises before the work of copying
-    copy = copy_model(model)
+    copy = copy_model(model, compile=compile)
     return copy if hooks is None else wrap_model(copy, hooks, where=where, exclude=exclude, recursive=recursive)
 
 

@@ -65,7 +65,7 @@ def strip_pruning(model: keras.Model) -> keras.Model:
     """
     if not isinstance(model, keras.Model):
         raise OptionValueError("strip_pruning", "model", model, "is no keras.Model of Keras 3")
-    copy = _copy(model)
+    copy = kwrap.clone_model(model, compile=False)
     return kwrap.unwrap_model(copy, Prune) if kwrap.find_hooks(copy, Prune) else copy
 
 
@@ -160,20 +160,11 @@ def _prune_model(model: keras.Model, prune: Prune, policy: PruningPolicy | None)
         policy.ensure_model_supports_pruning(model)
     if not model.built and isinstance(model, keras.Sequential) and not model.weights:
         return keras.models.clone_model(model, clone_function=_pruned_copy(prune, policy))
-    copy = _copy(model)
+    copy = kwrap.clone_model(model, compile=False)
     try:
         return kwrap.wrap_model(copy, prune, where=_to_prune_of(copy, prune, policy))
     except RuleError:  # It matches no layer: nothing to prune is no error in tfmot.
         return copy
-
-
-def _copy(model: keras.Model) -> keras.Model:
-    """Return a copy of `model` that is not compiled."""
-    compiled, model.compiled = model.compiled, False
-    try:
-        return kwrap.clone_model(model)
-    finally:
-        model.compiled = compiled
 
 
 def _pruned_copy(prune: Prune, policy: PruningPolicy | None) -> Callable[[keras.Layer], keras.Layer]:
