@@ -467,6 +467,16 @@ class BrokenMerging(kwrap.Hook):
         return value
 
 
+@broken("adds_the_same_to_any_value")
+class BrokenAdding(kwrap.Hook):
+    """Say that it only adds, and add a share of the weight."""
+
+    additive = True
+
+    def parametrize(self, target, value):
+        return value + 0.5 * value
+
+
 @broken("unwrapping_leaves_nothing")
 class BrokenLeaving(kwrap.Hook):
     """Leave an attribute on the layer."""

@@ -118,6 +118,7 @@ QUICK = (
     "constrain_reads_the_value_given",
     "constrain_is_idempotent",
     "saving_does_not_advance_it",
+    "adds_the_same_to_any_value",
     "trainable_flags_are_as_said",
     "gradients_match_finite_differences",
     "its_own_variables_train",

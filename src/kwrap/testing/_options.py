@@ -158,8 +158,6 @@ def takes_another_name(example: Example) -> None:
     hook = example.new_hook(name="another")
     if hook.name != "another":
         raise Wrong(f"with name='another' it is named {hook.name!r}")
-    if example.hook.freezes:
-        raise NotApplicable("of two that freeze, the second trains nothing")
     wrapper = example.wrapped(hook)
     paths = [variable.path for each in wrapper.hooks for variable in each.variables]
     if len(set(paths)) < len(paths):

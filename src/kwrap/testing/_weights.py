@@ -111,6 +111,23 @@ def merged_equals_wrapped(example: Example) -> None:
 
 
 @check(
+    where="kwrap.Hook.additive", way_out="say `additive = True` only of a class whose `parametrize` returns value + x"
+)
+def adds_the_same_to_any_value(example: Example) -> None:
+    """What a hook that is `additive` adds to a weight does not depend on the weight."""
+    if not example.hook.additive:
+        raise NotApplicable("it is not additive")
+    wrapper = example.wrapped()
+    example.trained(wrapper)
+    (hook,) = wrapper.hooks
+    for target in hook.target_weights:
+        stored = keras.ops.convert_to_tensor(target.variable.value)
+        other = stored * -1.5 + 0.25
+        two = hook.merge(target, other) - other + stored
+        must_be_close(hook.merge(target, stored), two, f"what is added to another value of {target.name!r}")
+
+
+@check(
     where="kwrap.unwrap_model", way_out="change nothing of the layer but what the methods return: no attribute, no flag"
 )
 def unwrapping_leaves_nothing(example: Example) -> None:
