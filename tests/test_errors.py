@@ -210,7 +210,7 @@ EXAMPLES = {
     errors.SaveError: (
         ("net.keras", "No space left on device"),
         {"file": "net.keras", "problem": "No space left on device"},
-        ["the model was not saved: No space left on device. What was at 'net.keras' before is as it was."],
+        ["'net.keras' was not written: No space left on device. What was there before is as it was."],
     ),
     errors.UnknownPluginError: (
         ("pruen", ["prune"]),

@@ -422,11 +422,11 @@ class UnsafeFileError(KwrapError, ValueError):
 
 
 class SaveError(KwrapError, OSError):
-    """A model could not be written; what stood at the path before is whole. The operating system's is `__cause__`."""
+    """A file could not be written; what stood at the path before is whole. The operating system's is `__cause__`."""
 
     def __init__(self, file: str, problem: str) -> None:
         self.file, self.problem = file, problem
-        super().__init__(f"the model was not saved: {problem}. What was at {file!r} before is as it was.")
+        super().__init__(f"{file!r} was not written: {problem}. What was there before is as it was.")
 
     def __reduce__(self) -> tuple[object, ...]:
         """Rebuild by `__init__`: an OSError takes its text nowhere else."""

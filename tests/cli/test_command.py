@@ -126,7 +126,7 @@ def test_a_target_that_cannot_be_written_is_refused(refused, models: Path, comma
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder in which nobody can write")
 def test_what_the_system_does_not_let_write_is_refused(refused):
-    assert "the model was not saved: No such file or directory. What was at '/proc/out.keras'" in refused(
+    assert "'/proc/out.keras' was not written: No such file or directory. What was there" in refused(
         "wrap", "plain.keras", "-o", "/proc/out.keras", "--hook", "noise"
     )
 
@@ -141,7 +141,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(refused, t
 
     monkeypatch.setattr(keras.saving, "save_model", fail)
     said = refused("wrap", "plain.keras", "-o", str(output), "--hook", "noise", "--force")
-    assert "the model was not saved: No space left on device" in said
+    assert "was not written: No space left on device" in said
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.keras", b"precious")]
 
 
