@@ -24,7 +24,7 @@ from kwrap_quantize.tfmot import (
 )
 
 from .tfmot_quantizers import BATCHES
-from .tfmot_scheme import IMAGES, layers_of
+from .tfmot_scheme import IMAGES, STEPS, layers_of
 
 HERE = pathlib.Path(__file__).parent
 EIGHT = {"num_bits": 8, "per_axis": False, "symmetric": True, "narrow_range": True}
@@ -337,6 +337,7 @@ def test_a_config_rounds_before_a_softmax_and_on_both_sides_of_gelu():
     model = keras.Sequential([keras.Input((4,)), *map(marked, ("gelu", "relu", "softmax"))])
     found = [(path, hook) for path, hook in hooks(quantize_apply(model)) if hook != "quantize_weights"]
     assert found == [
+        ("gelu", "quantize_input"),
         ("gelu", "quantize_activation"),
         ("gelu", "quantize_output"),
         ("relu", "quantize_output"),
@@ -433,28 +434,61 @@ def test_bits_outside_2_to_16_are_an_error(bits):
 # --- the default scheme ----------------------------------------------------------------------------------------------
 
 
-def test_a_network_with_tfmots_weights_and_ranges_gives_what_it_gives_in_tfmot():
-    saved = json.loads((HERE / "tfmot_scheme.json").read_text())
-    weights = saved["weights"]
+SAVED = json.loads((HERE / "tfmot_scheme.json").read_text())
+
+
+def of_tfmot(weights):
+    """Return the network of SAVED, plain and quantized, with the weights and ranges that it has in tfmot."""
     model = keras.Sequential([keras.Input((6, 6, 2)), *layers_of(layers)])
     for layer in model.layers:
         for variable in layer.weights:
             variable.assign(np.array(weights[f"quant_{layer.name}/{variable.name}"]).reshape(variable.shape))
     quantized = quantize_model(model)
+    for hook, name in with_ranges(quantized):
+        hook.minimum.assign([weights[f"{name}_min"]])
+        hook.maximum.assign([weights[f"{name}_max"]])
+        hook.seen.assign([True])
+    return model, quantized
+
+
+def with_ranges(quantized):
+    """Return the hooks with ranges, and the names that these have in tfmot."""
     rounded = dict(kwrap.find_hooks(quantized, QuantizeOutput))
     assert list(rounded) == ["relu", "second", "hidden", "logits"]
     ranges = {name: f"quant_{name}/post_activation" for name in rounded} | {"relu": "quant_relu/output"}
     ((_, entrance),) = kwrap.find_hooks(quantized, QuantizeInput)
-    for hook, name in [(entrance, "quantize_layer/quantize_layer"), *((rounded[at], ranges[at]) for at in rounded)]:
-        hook.minimum.assign([weights[f"{name}_min"]])
-        hook.maximum.assign([weights[f"{name}_max"]])
-        hook.seen.assign([True])
+    return [(entrance, "quantize_layer/quantize_layer"), *((rounded[at], ranges[at]) for at in rounded)]
+
+
+def test_a_network_with_tfmots_weights_and_ranges_gives_what_it_gives_in_tfmot():
+    weights = SAVED["weights"]
+    model, quantized = of_tfmot(weights)
     step = (weights["quant_logits/post_activation_max"] - weights["quant_logits/post_activation_min"]) / 255
     outputs = quantized.predict(IMAGES, verbose=0)
     # A sum that lies between two points of a grid may go to the other one, as Keras 2 and 3 sum in another order.
-    assert np.mean(np.abs(outputs - saved["outputs"]) < 1e-5) > 0.9
-    np.testing.assert_allclose(outputs, saved["outputs"], atol=1.01 * step)
-    assert not np.allclose(model.predict(IMAGES, verbose=0), saved["outputs"], atol=1e-3)
+    assert np.mean(np.abs(outputs - SAVED["outputs"]) < 1e-5) > 0.9
+    np.testing.assert_allclose(outputs, SAVED["outputs"], atol=1.01 * step)
+    assert not np.allclose(model.predict(IMAGES, verbose=0), SAVED["outputs"], atol=1e-3)
+
+
+def test_a_networks_first_steps_lose_and_move_ranges_and_weights_as_in_tfmot():
+    _, quantized = of_tfmot(SAVED["start"])
+    quantized.compile("sgd", "mse")
+    batches = IMAGES.reshape(-1, 4, 6, 6, 2)[:STEPS]
+    losses = [float(quantized.train_on_batch(batch, np.zeros((4, 2)))) for batch in batches]
+    np.testing.assert_allclose(losses, SAVED["losses"], rtol=1e-4)
+    end = SAVED["end"]
+    for hook, name in with_ranges(quantized):
+        np.testing.assert_allclose(
+            [hook.minimum[0], hook.maximum[0]], [end[f"{name}_min"], end[f"{name}_max"]], rtol=1e-5
+        )
+    for variable in quantized.trainable_weights:
+        layer, name = variable.path.split("/")[-2:]
+        expected = np.array(end[f"quant_{layer}/{name}"]).reshape(variable.shape)
+        np.testing.assert_allclose(variable, expected, atol=1e-5)
+        assert name != "kernel" or not np.allclose(
+            variable, np.array(SAVED["start"][f"quant_{layer}/{name}"]).reshape(variable.shape), atol=1e-5
+        )
 
 
 # --- quantize_integration_test, quantize_functional_test -------------------------------------------------------------

@@ -11,6 +11,7 @@ import pathlib
 
 import numpy as np
 
+STEPS = 3
 IMAGES = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype("float32")
 
 
@@ -28,6 +29,15 @@ def layers_of(layers) -> list:
     ]
 
 
+def weights_of(quantized) -> dict:
+    """Return the weights and ranges of a model of tfmot by their names."""
+    return {
+        f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}": np.asarray(weight).tolist()
+        for layer in quantized.layers
+        for weight in layer.weights
+    }
+
+
 def main() -> None:
     """Ask tfmot, and write its answers beside this file."""
     import tensorflow_model_optimization as tfmot
@@ -38,12 +48,14 @@ def main() -> None:
     quantized = tfmot.quantization.keras.quantize_model(model)
     quantized.compile("sgd", "mse")
     quantized.fit(IMAGES, np.zeros((16, 2)), batch_size=4, epochs=2, verbose=0)
-    weights = {}
-    for layer in quantized.layers:
-        for weight in layer.weights:
-            weights[f"{layer.name}/{weight.name.split('/')[-1].split(':')[0]}"] = np.asarray(weight).tolist()
     outputs = quantized.predict(IMAGES, verbose=0).tolist()
-    text = json.dumps({"tfmot": tfmot.__version__, "weights": weights, "outputs": outputs})
+    saved = {"tfmot": tfmot.__version__, "weights": weights_of(quantized), "outputs": outputs}
+    keras.backend.clear_session()  # the names begin anew
+    again = tfmot.quantization.keras.quantize_model(model)
+    again.compile("sgd", "mse")
+    start = weights_of(again)
+    losses = [float(again.train_on_batch(batch, np.zeros((4, 2)))) for batch in IMAGES.reshape(-1, 4, 6, 6, 2)[:STEPS]]
+    text = json.dumps({**saved, "start": start, "losses": losses, "end": weights_of(again)})
     pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n", "utf-8")
 
 

@@ -27,11 +27,11 @@ class QuantizeConfig(abc.ABC):
 
     @abc.abstractmethod
     def get_activations_and_quantizers(self, layer: keras.Layer) -> Sequence[tuple[Any, Quantizer]]:
-        """Return (activation, quantizer) of each activation of the layer whose result is rounded."""
+        """Return [(layer.activation, quantizer)] to round before or after it, as it has to be; [] not to."""
 
     @abc.abstractmethod
     def get_output_quantizers(self, layer: keras.Layer) -> Sequence[Quantizer]:
-        """Return the quantizer for what the layer gives, in a list; an empty list for none."""
+        """Return the quantizer for what the layer gives, in a list, the first of which counts; [] for none."""
 
     @abc.abstractmethod
     def get_config(self) -> dict[str, Any]:

@@ -8,13 +8,15 @@ from typing import Any
 import keras
 
 import kwrap
-from kwrap.errors import OptionValueError, PlanError
-from kwrap_quantize._activations import QuantizeInput
+from kwrap.errors import CloneError, OptionError, OptionValueError, PlanError, RuleError
+from kwrap_quantize._activations import Activations, QuantizeInput
 from kwrap_quantize._graph import is_in, quantize
+from kwrap_quantize._roles import why_float
 from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._hooks import KeepZeros, QuantizeAnnotate, checked_config
-from kwrap_quantize.tfmot._rules import just, owners_of, rules_of
+from kwrap_quantize.tfmot._quantizers import Quantizer
+from kwrap_quantize.tfmot._rules import entrances, just, owners_of, rules_of
 from kwrap_quantize.tfmot._schemes import Default8BitQuantizeScheme
 
 __all__ = [
@@ -44,7 +46,7 @@ def quantize_model(to_quantize: keras.Model, quantized_layer_name_prefix: str | 
         PlanError: nobody says how to quantize a layer of it.
     """
     _check("quantize_model", "to_quantize", to_quantize, built=True)
-    copy = _copy(to_quantize)
+    copy = _copy("quantize_model", "to_quantize", to_quantize)
     return _quantized("quantize_model", copy, _everything(copy) | _taken_off(copy), DEFAULT)
 
 
@@ -63,7 +65,12 @@ def quantize_annotate_layer(to_annotate: keras.Layer, quantize_config: QuantizeC
         raise OptionValueError(function, "to_annotate", to_annotate, "is no Keras 3 layer, or a model")
     if isinstance(to_annotate, kwrap.Wrapper):
         raise OptionValueError(function, "to_annotate", to_annotate, "is wrapped already")
-    return kwrap.Wrapper(to_annotate, [QuantizeAnnotate(checked_config(function, quantize_config))])
+    config = checked_config(function, quantize_config)
+    try:
+        return kwrap.Wrapper(to_annotate, [QuantizeAnnotate(config)])
+    except OptionError as error:
+        problem = f"is not what its get_config says, or its class was defined again since: {error.problem}"
+        raise OptionValueError(function, "quantize_config", config, problem) from error
 
 
 def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
@@ -75,7 +82,7 @@ def quantize_annotate_model(to_annotate: keras.Model) -> keras.Model:
     _check("quantize_annotate_model", "to_annotate", to_annotate)
     if not to_annotate.built:
         return keras.models.clone_model(to_annotate, clone_function=_annotated_copy)
-    copy = _copy(to_annotate)
+    copy = _copy("quantize_annotate_model", "to_annotate", to_annotate)
     new = _everything(copy).keys() - _annotations(copy).keys()
     if not new:
         return copy
@@ -102,7 +109,7 @@ def quantize_apply(
     _check("quantize_apply", "model", model, built=True)
     if not isinstance(scheme, Default8BitQuantizeScheme):
         raise OptionValueError("quantize_apply", "scheme", scheme, "is none of the schemes of kwrap_quantize.tfmot")
-    copy = _copy(model)
+    copy = _copy("quantize_apply", "model", model)
     marked = _taken_off(copy)
     if not marked:
         problem = "has no marked layer: quantize_annotate_layer, or quantize_annotate_model, marks them"
@@ -111,11 +118,25 @@ def quantize_apply(
 
 
 def quantize_scope(*args: Mapping[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which Keras knows the classes that are given by name; what is quantized loads without."""
-    scope: contextlib.AbstractContextManager[Any] = keras.saving.custom_object_scope(
-        {name: cls for objects in args for name, cls in objects.items()}
-    )
+    """Return a context in which Keras knows the classes that are given by name; what is quantized loads without.
+
+    A QuantizeConfig or Quantizer is found, too, if the script that saved it had defined the class itself.
+
+    Raises:
+        OptionValueError: what is given is no dict.
+    """
+    known: dict[str, Any] = {}
+    for objects in args:
+        if not isinstance(objects, Mapping):
+            raise OptionValueError("quantize_scope", "args", objects, "is no dict of classes by their names")
+        own = {name for name, cls in objects.items() if _is_of_tfmot(cls)}
+        known |= {**objects, **{f"__main__>{name}": objects[name] for name in own}}
+    scope: contextlib.AbstractContextManager[Any] = keras.saving.custom_object_scope(known)
     return scope
+
+
+def _is_of_tfmot(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, QuantizeConfig | Quantizer)
 
 
 def _check(function: str, argument: str, model: Any, *, built: bool = False) -> None:
@@ -125,15 +146,19 @@ def _check(function: str, argument: str, model: Any, *, built: bool = False) -> 
     if not isinstance(model, keras.Function | keras.Sequential):
         problem = "is neither Functional nor Sequential: put QuantizeWeights and QuantizeOutput on its layers yourself"
         raise OptionValueError(function, argument, model, problem)
+    if not model.layers:
+        raise OptionValueError(function, argument, model, "has no layers")
     if built and not model.built:
         raise OptionValueError(function, argument, model, "is not built: give it an Input, or call it once")
 
 
-def _copy(model: keras.Model) -> keras.Model:
-    """Return a copy of `model` that is not compiled."""
+def _copy(function: str, argument: str, model: keras.Model) -> keras.Model:
+    """Return a copy of `model` that is not compiled; raise if Keras cannot copy it."""
     compiled, model.compiled = model.compiled, False
     try:
         return kwrap.clone_model(model)
+    except CloneError as error:
+        raise OptionValueError(function, argument, model, f"cannot be copied: {error}") from error
     finally:
         model.compiled = compiled
 
@@ -152,11 +177,13 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
 
 
 def _everything(model: keras.Model) -> dict[int, QuantizeConfig | None]:
-    """Return marks for all layers but Lambda layers, of which a warning says so."""
+    """Return marks for all layers but Lambda layers that have none yet, of which a warning says so."""
     marks: dict[int, QuantizeConfig | None] = {}
+    own = _annotations(model)
     for layer in _layers(model):
         if isinstance(layer, keras.layers.Lambda):
-            _warn_of_lambda(layer)
+            if id(layer) not in own:
+                _warn_of_lambda(layer)
         else:
             marks[id(layer)] = None
     return marks
@@ -172,8 +199,15 @@ def _warn_of_lambda(layer: keras.Layer) -> None:
 
 
 def _annotated_copy(layer: keras.Layer) -> keras.Layer:
-    """Return a fresh layer that is marked."""
+    """Return a fresh layer that is marked, with the weights that there are already; of a model, a marked one."""
+    if isinstance(layer, keras.Function | keras.Sequential):
+        return quantize_annotate_model(layer)
     copy = type(layer).from_config(layer.get_config())
+    if layer.built and layer.weights:
+        copy.build_from_config(layer.get_build_config())
+        copy.set_weights(layer.get_weights())
+    if isinstance(layer, keras.layers.Lambda):
+        _warn_of_lambda(layer)
     if isinstance(layer, keras.Model | keras.layers.InputLayer | keras.layers.Lambda | kwrap.Wrapper):
         return copy
     return quantize_annotate_layer(copy)
@@ -205,7 +239,9 @@ def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Defaul
     """Put hooks on the marked layers of a model, and return it."""
     layers = kwrap.find_layers(model, _ALL)
     configs = {path: (layer, config) for path, layer in layers.items() if (config := marked.get(id(layer))) is not None}
-    rules = list(_defaults(function, model, marked, scheme, configs)) if len(configs) < len(marked) else []
+    plan = _default_plan(function, model, marked)
+    rules = [] if plan is None else list(_defaults(plan, scheme, configs))
+    rules.extend(entrances(model, configs.keys() - _with_ranges(plan), marked))
     owners = owners_of(layers.values())
     for layer, config in configs.values():
         rules.extend(rules_of(config, layer, owners))
@@ -214,12 +250,41 @@ def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Defaul
     return kwrap.wrap_model(model, rules) if rules else model
 
 
-def _defaults(
-    function: str, model: keras.Model, marked: Marked, scheme: Default8BitQuantizeScheme, configs: Container[str]
-) -> Iterator[kwrap.Rule]:
+def _default_plan(function: str, model: keras.Model, marked: Marked) -> kwrap.Plan | None:
+    """Return the plan of rounding the marked layers; None: there is nothing in it, but they all have configs.
+
+    Raises:
+        PlanError: nobody says how to quantize a marked layer.
+    """
+    layers = kwrap.find_layers(model, _ALL)
+    default = [path for path, layer in layers.items() if marked.get(id(layer), ...) is None]
+    try:
+        plan = quantize(model, where=lambda layer, path: id(layer) in marked)
+    except RuleError as error:  # the plan would be empty
+        if default:
+            reasons = {path: why_float(layers[path]) or str(error) for path in default}
+            raise PlanError([_problem(function, path, reason) for path, reason in reasons.items()]) from error
+        return None
+    if problems := [_problem(function, each.path, each.reason) for each in plan.skipped if each.path in default]:
+        raise PlanError(problems)
+    return plan
+
+
+def _with_ranges(plan: kwrap.Plan | None) -> set[str]:
+    """Return the paths of the layers of which a plan knows what they take and give."""
+    entries = () if plan is None else plan.entries
+    return {entry.path for entry in entries if any(isinstance(hook, Activations) for hook in entry.hooks)}
+
+
+def _problem(function: str, path: str, reason: str) -> kwrap.Problem:
+    advice = (
+        "Give it a QuantizeConfig, by quantize_annotate_layer; or leave it in float, as kwrap_quantize.quantize(model)"
+    )
+    return kwrap.Problem(f"{reason.rstrip('.')}. {advice} does", path, function)
+
+
+def _defaults(plan: kwrap.Plan, scheme: Default8BitQuantizeScheme, configs: Container[str]) -> Iterator[kwrap.Rule]:
     """Yield the rules of the default scheme; `configs` are the paths of layers that have a config of their own."""
-    plan = quantize(model, where=lambda layer, path: id(layer) in marked)
-    _check_skipped(function, plan, marked)
     for entry in plan.entries:
         for hook in entry.hooks:
             # A config stands for what the plan says of the layer, and of those inside; but how its inputs are rounded.
@@ -235,21 +300,3 @@ def _of_tfmot(hook: kwrap.Hook, scheme: Default8BitQuantizeScheme) -> kwrap.Hook
     elif isinstance(hook, QuantizeWeights) and scheme.disable_per_axis:
         changed = {"per_channel": False}
     return type(hook).from_config(hook.get_config() | changed) if changed else hook
-
-
-def _check_skipped(function: str, plan: kwrap.Plan, marked: Marked) -> None:
-    """Raise if nobody says how to quantize a marked layer."""
-    layers = kwrap.find_layers(plan.model, _ALL)
-    default = {path for path, layer in layers.items() if marked.get(id(layer), ...) is None}
-    problems = [
-        kwrap.Problem(
-            f"{skipped.reason}. Give it a QuantizeConfig, by quantize_annotate_layer; or leave it in float, as "
-            "kwrap_quantize.quantize(model) does",
-            skipped.path,
-            function,
-        )
-        for skipped in plan.skipped
-        if skipped.path in default
-    ]
-    if problems:
-        raise PlanError(problems)

@@ -1,6 +1,6 @@
 """What a QuantizeConfig says, as rules of hooks: ordinary ones where they do the same, else quantizers themselves."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -8,7 +8,7 @@ import keras
 import kwrap
 from kwrap.errors import OptionValueError, TargetError
 from kwrap_quantize._activation import QuantizeActivation
-from kwrap_quantize._activations import QuantizeOutput
+from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
 from kwrap_quantize._weights import QuantizeWeights
 from kwrap_quantize.tfmot._config import QuantizeConfig
 from kwrap_quantize.tfmot._hooks import QuantizeOutputBy, QuantizeWeightsBy
@@ -21,12 +21,13 @@ from kwrap_quantize.tfmot._quantizers import (
     RangeQuantizer,
 )
 
-__all__ = ["Owners", "just", "owners_of", "rules_of"]
+__all__ = ["Owners", "entrances", "just", "owners_of", "rules_of"]
 
 
 # The layer that owns a variable, and the name of its target there, by the variable's id.
 Owners = Mapping[int, tuple[keras.Layer, str]]
 
+_APPLY = "quantize_apply"
 # tfmot rounds before these activations, and after GELU, too; after all others.
 _BEFORE = ("softmax", "sigmoid", "tanh", "gelu")
 _AFTER_TOO = ("gelu",)
@@ -47,11 +48,34 @@ def just(layer: keras.Layer) -> Callable[[keras.Layer, str], bool]:
     return lambda other, path: other is layer
 
 
+def entrances(model: keras.Model, paths: Container[str], marked: Container[int]) -> Iterator[kwrap.Rule]:
+    """Yield the rules that round the one tensor that a layer takes from the model's inputs or a layer not marked.
+
+    Args:
+        model: a Functional or Sequential model.
+        paths: those of the layers that it is for.
+        marked: the ids of the marked layers.
+    """
+    graph = kwrap.read_graph(model)
+    givers = {number: id(call.operation) for call in graph.calls for number in call.outputs}
+    found = {
+        call.path: call.operation
+        for call in graph.calls
+        if call.path in paths
+        and len(call.inputs) == 1
+        and givers.get(call.inputs[0]) not in marked
+        and keras.backend.is_float_dtype(graph.tensors[call.inputs[0]].dtype)
+    }
+    for layer in found.values():
+        yield QuantizeInput(range="all_time").at(just(layer))
+
+
 def rules_of(config: QuantizeConfig, layer: keras.Layer, owners: Owners) -> Iterator[kwrap.Rule]:
     """Yield the rules that round what `config` says of `layer`.
 
     Raises:
         TargetError: a weight that the config names is none that hooks may change.
+        OptionValueError: an activation that it names is not the layer's `activation`; or a quantizer is none.
     """
     for number, (weight, quantizer) in enumerate(config.get_weights_and_quantizers(layer) or []):
         if id(weight) not in owners:
@@ -62,8 +86,12 @@ def rules_of(config: QuantizeConfig, layer: keras.Layer, owners: Owners) -> Iter
             )
         owner, name = owners[id(weight)]
         yield _of_weight(quantizer, name, number).at(just(owner))
-    outputs = list(config.get_output_quantizers(layer) or [])
+    outputs = list(config.get_output_quantizers(layer) or [])[:1]  # tfmot asks the first one only, too
     for activation, quantizer in config.get_activations_and_quantizers(layer) or []:
+        if activation is not getattr(layer, "activation", None):
+            problem = f"is none of layer {layer.name!r}, which has {getattr(layer, 'activation', None)!r}: hooks round "
+            problem += "before and after layer.activation; name that one, or give get_output_quantizers"
+            raise OptionValueError(_APPLY, "get_activations_and_quantizers", activation, problem)
         name = getattr(activation, "__name__", "")
         if name in _BEFORE:
             yield _before(quantizer, layer).at(just(layer))
@@ -95,10 +123,14 @@ def _of_output(quantizer: Quantizer, number: int) -> kwrap.Hook:
 
 
 def _before(quantizer: Quantizer, layer: keras.Layer) -> kwrap.Hook:
+    if not isinstance(layer, QuantizeActivation.layer_type):
+        problem = f"would round before {layer.activation.__name__} of {layer.name!r}, a {type(layer).__name__}, which "
+        problem += "hooks do in convolutions and dense layers only: leave it out, and give get_output_quantizers"
+        raise OptionValueError(_APPLY, "get_activations_and_quantizers", quantizer, problem)
     options = _options(quantizer)
     if options is None:
         problem = f"is not for what comes before an activation, as {layer.name!r} has it: give another one"
-        raise OptionValueError("quantize_apply", "get_activations_and_quantizers", quantizer, problem)
+        raise OptionValueError(_APPLY, "get_activations_and_quantizers", quantizer, problem)
     return QuantizeActivation(**options)
 
 
