@@ -121,6 +121,39 @@ def test_what_operations_give_that_are_no_layers_is_rounded_where_it_is_taken():
     assert hooks(plan) == {"first": [WEIGHTS, GIVEN, TAKEN], "relu": [GIVEN], "product": [GIVEN, TAKEN]}
 
 
+def test_operations_that_compute_in_float_are_told():
+    row = keras.Input((4,))
+    plan = quantize(keras.Model(row, layers.Dense(2, name="last")(layers.Dense(4, name="first")(row) * 2.0 + 1.0)))
+    assert ["Multiply is no layer" in told or "Add is no layer" in told for told in reasons(plan).values()] == [True] * 2
+    # What the model takes is on no grid before the first layer; the ReLU rounds the sum.
+    plan = quantize(keras.Model(row, layers.Dense(2, name="last")(layers.ReLU(name="relu")(row + 3.0))))
+    assert ["Add is no layer" in told for told in reasons(plan).values()] == [True]
+    assert hooks(plan) == {"relu": [GIVEN, TAKEN], "last": [WEIGHTS, GIVEN]}
+
+
+def test_what_a_layer_takes_may_leave_it_in_float():
+    row, tokens, image = keras.Input((4,)), keras.Input((5,), dtype="int32"), keras.Input((8, 8, 3), dtype="uint8")
+    summed = layers.Add(name="add")([layers.Dense(4)(row) for _ in range(3)])
+    mean = layers.GlobalAveragePooling1D(name="mean")(layers.Embedding(9, 4, mask_zero=True)(tokens))
+    scaled = layers.Rescaling(1 / 255, name="scale")(image)
+    for taken, given, told in (
+        (row, summed, {"add": "two tensors at a time"}),
+        (tokens, mean, {"mean": "takes a mask"}),
+        (image, scaled, {"scale": "takes integers"}),
+    ):
+        plan = quantize(keras.Model(taken, layers.Dense(2, name="last")(given)))
+        assert hooks(plan)["last"] == [WEIGHTS, GIVEN, TAKEN]
+        assert {path: text in reasons(plan)[path] for path, text in told.items()} == dict.fromkeys(told, True)
+        assert set(hooks(plan)).isdisjoint(told)
+
+
+def test_integers_that_are_merged_are_not_rounded():
+    left, right = keras.Input((5,), dtype="int32"), keras.Input((5,), dtype="int32")
+    words = layers.Embedding(9, 4, name="words")(layers.Concatenate(name="join")([left, right]))
+    model = quantize(keras.Model([left, right], layers.Dense(2, name="last")(words)), strict=True).apply()
+    assert {path for path, _ in kwrap.find_hooks(model)} == {"words", "last"}
+
+
 def test_an_operation_that_gives_a_result_of_the_model_is_told():
     image = keras.Input((4,))
     plan = quantize(keras.Model(image, layers.Dense(4, name="first")(image) + 1.0))
@@ -234,6 +267,7 @@ IN_FLOAT = {
     "softplus": layers.Conv2D(3, 3, activation="softplus"),
     "custom": layers.Dense(3, activation=custom),
     "clips at 1": layers.ReLU(max_value=1.0),
+    "clips, and has a slope": layers.ReLU(max_value=6.0, negative_slope=0.1),
     "bicubic": layers.UpSampling2D(interpolation="bicubic"),
     "normalizes axis": layers.Normalization(axis=1, mean=0.0, variance=1.0),
     "normalizes other axes": layers.Rescaling(np.ones((8, 1))),

@@ -339,6 +339,14 @@ def test_without_an_interpreter_the_error_says_what_to_install(tmp_path, monkeyp
     to_litert(model, tmp_path / "file.tflite")
 
 
+def test_kernels_whose_axes_the_converter_moves_have_one_range(tmp_path):
+    model = keras.Sequential([keras.Input((3, 5, 2)), layers.ConvLSTM1D(3, 2), layers.Conv1DTranspose(2, 3)])
+    quantize(model).apply()
+    assert {each.channels for each in ranges(model).tensors} == {1}
+    report = to_litert(model, tmp_path / "file.tflite")  # gave up on ranges of channels
+    assert "TRANSPOSE_CONV" in report.weights
+
+
 def test_the_report_shows_weights_that_stay_in_float(tmp_path):
     inputs = keras.Input((8,))
     model = keras.Model(inputs, layers.Dense(3, name="head")(inputs))

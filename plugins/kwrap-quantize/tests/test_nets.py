@@ -53,7 +53,7 @@ def one_dimensional():
     inputs = keras.Input((12, 12, 3))
     hidden = layers.Reshape((144, 3))(inputs)
     hidden = layers.ReLU()(layers.BatchNormalization()(layers.Conv1D(4, 3, padding="same")(hidden)))
-    hidden = layers.MaxPooling1D()(layers.SeparableConv1D(4, 3, activation="tanh")(hidden))
+    hidden = layers.MaxPooling1D()(layers.SeparableConv1D(4, 3, activation="tanh", bias_initializer="ones")(hidden))
     return keras.Model(inputs, layers.Dense(4)(layers.GlobalAveragePooling1D()(hidden)))
 
 

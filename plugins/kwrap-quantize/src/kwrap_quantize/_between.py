@@ -64,5 +64,6 @@ class QuantizeBetween(Activations):
         between = self.rounded(between, training)
         outputs = keras.ops.conv(between, layer.pointwise_kernel, padding="valid", data_format=layer.data_format)
         if layer.use_bias:
-            outputs = outputs + keras.ops.reshape(layer.bias, (1,) * (layer.rank + 1) + (layer.filters,))
+            bias = keras.ops.reshape(layer.bias, (1,) * (layer.rank + 1) + (layer.filters,))
+            outputs = keras.ops.add(outputs, bias)  # not "+": the converter knows the bias of a SeparableConv1D by it
         return outputs if layer.activation is None else layer.activation(outputs)

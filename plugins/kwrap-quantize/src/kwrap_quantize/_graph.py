@@ -22,6 +22,7 @@ from kwrap_quantize._roles import (
     is_arithmetic,
     role_of,
     why_float,
+    why_taken,
 )
 from kwrap_quantize._weights import QuantizeWeights
 
@@ -63,6 +64,7 @@ class _Walk:
                 self._takers[number].append(call)
         self._rounded: set[int] = set()
         self._pending: set[int] = set()
+        self._integers: set[int] = set()
         for call in graph.calls:
             self._visit(call)
 
@@ -75,12 +77,15 @@ class _Walk:
         if reason is not None:
             self.reasons[call.path or call.operation.name] = reason
             return
+        floats = [number for number in call.inputs if self._is_float(number)]
+        if not floats and role is not Role.LOOKUP:
+            self._integers.update(call.outputs)  # Keras' graph says float32 of merged integers
+            return
         layer, path = call.operation, str(call.path)
         if why := float_activation(layer):  # the sums are rounded all the same
             self.reasons[path] = why
         needs = self.needs.setdefault(path, _Needs(layer))
         needs.calls += 1
-        floats = [number for number in call.inputs if _is_float(self.graph.tensors[number])]
         if role is not Role.JOINING and any(number not in self._rounded | self._pending for number in floats):
             needs.inputs = len(floats)
         needs.between |= isinstance(layer, QuantizeBetween.layer_type)
@@ -96,7 +101,15 @@ class _Walk:
             self._rounded.update(call.outputs)
 
     def _role(self, call: kwrap.GraphCall) -> Role:
-        return Role.FLOAT if call.path in self.left_alone else role_of(call.operation)
+        is_float = call.path in self.left_alone or self._why_taken(call)
+        return Role.FLOAT if is_float else role_of(call.operation)
+
+    def _why_taken(self, call: kwrap.GraphCall) -> str | None:
+        return why_taken(call.operation, [self._is_float(number) for number in call.inputs])
+
+    def _is_float(self, number: int) -> bool:
+        dtype = self.graph.tensors[number].dtype
+        return bool(keras.backend.is_float_dtype(dtype)) and number not in self._integers
 
     def _why_float(self, call: kwrap.GraphCall, alone: bool) -> str | None:
         """Return why a call stays in float; None if it does not."""
@@ -104,17 +117,17 @@ class _Walk:
             return self.left_alone[call.path]
         if alone and len(self.graph.tensors[call.inputs[0]].shape) > 4:
             return "no convolution comes before it; by itself LiteRT has it for tensors of up to 4 axes"
-        return why_float(call.operation)
+        return why_float(call.operation) or self._why_taken(call)
 
     def _is_rounded_later(self, call: kwrap.GraphCall) -> bool:
-        """Tell whether all that take the result of an operation have hooks, which round it, or have it fused."""
+        """Tell whether what an operation takes is on grids, and all that take its result round it, or have it fused."""
+        if not self._rounded.issuperset(number for number in call.inputs if self._is_float(number)):
+            return False
         if self._is_fused_further(call, Role.ARITHMETIC):
             self._pending.update(call.outputs)
         if self._is_result(call):
             return False
         takers = [taker for number in call.outputs for taker in self._takers[number]]
-        if len(takers) == 1 and is_arithmetic(takers[0].operation):
-            return True
         passing = (Role.FLOAT, Role.JOINING) if len(takers) > 1 else (Role.FLOAT,)
         return bool(takers) and all(self._role(taker) not in passing for taker in takers)
 
@@ -294,7 +307,3 @@ def _fixed_range(layer: keras.Operation, options: Mapping[str, Any]) -> tuple[fl
     """Return the range that LiteRT gives the results of `layer` whatever they are; None: it has none."""
     name = "softmax" if isinstance(layer, keras.layers.Softmax) else activation_name(layer)
     return fixed_range(name, options["bits"], options["symmetric"])
-
-
-def _is_float(tensor: keras.KerasTensor) -> bool:
-    return bool(keras.backend.is_float_dtype(tensor.dtype))

@@ -1,5 +1,6 @@
 """Roles: what LiteRT makes of a Keras layer in integers, and so where rounding has to stand."""
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ __all__ = [
     "name_of",
     "role_of",
     "why_float",
+    "why_taken",
 ]
 
 
@@ -65,6 +67,7 @@ _RANGED: Final = (
     layers.LeakyReLU,
     layers.Softmax,
 )
+_SCALING: Final = (layers.Normalization, layers.Rescaling)
 _JOINING: Final = (layers.Concatenate, layers.Maximum, layers.Minimum)
 _MOVING: Final = (
     layers.ActivityRegularization,
@@ -93,14 +96,23 @@ _MOVING: Final = (
     layers.ZeroPadding2D,
 )
 # The converter moves the axes of these kernels in ways that ranges of channels do not survive.
-ONE_RANGE: Final = (layers.Conv1D, layers.Conv2DTranspose, layers.DepthwiseConv1D, layers.SeparableConv1D)
+ONE_RANGE: Final = (
+    layers.Conv1D,
+    layers.Conv1DTranspose,
+    layers.Conv2DTranspose,
+    layers.Conv3DTranspose,
+    layers.ConvLSTM1D,
+    layers.ConvLSTM2D,
+    layers.DepthwiseConv1D,
+    layers.SeparableConv1D,
+)
 _INTERPOLATIONS: Final = ("nearest", "bilinear")
 _BY_ROLE: Final = (
     (Role.WEIGHTED, _WEIGHTED),
     (Role.NORM, (layers.BatchNormalization,)),
     (Role.ARITHMETIC, _ARITHMETIC),
     (Role.RANGED, _RANGED),
-    (Role.SCALING, (layers.Normalization, layers.Rescaling)),
+    (Role.SCALING, _SCALING),
     (Role.JOINING, _JOINING),
     (Role.MOVING, _MOVING),
     (Role.LOOKUP, (layers.Embedding,)),
@@ -130,7 +142,7 @@ def why_float(layer: keras.Operation) -> str | None:
     """Return why `layer` is left in float; None if it is not."""
     kind = type(layer).__name__
     if not isinstance(layer, keras.Layer):
-        instead = f": use keras.layers.{kind}" if is_arithmetic(layer) else ""
+        instead = f": use keras.layers.{kind}, or Rescaling for numbers" if is_arithmetic(layer) else ""
         return f"the operation {kind} is no layer, and has no place for a hook: its result is not rounded{instead}"
     known = any(_is(layer, *classes) for _, classes in _BY_ROLE) or _is(layer, layers.ReLU, layers.Activation)
     if not known:
@@ -142,9 +154,25 @@ def why_float(layer: keras.Operation) -> str | None:
         return f"it normalizes {axis}; LiteRT multiplies and adds in integers along the last one"
     if _is(layer, layers.ReLU) and layer.max_value not in (None, 6):
         return f"LiteRT has no operator in integers that clips at {layer.max_value:g}; it has one that clips at 6"
+    if _is(layer, layers.ReLU) and (layer.max_value is not None or layer.threshold) and layer.negative_slope:
+        return "LiteRT has no operator in integers that clips, and has a slope below"
     if _is(layer, layers.UpSampling2D) and layer.interpolation not in _INTERPOLATIONS:
         return f"LiteRT has no operator in integers for the interpolation {layer.interpolation}"
     return float_activation(layer) if _is(layer, layers.Activation) else None
+
+
+def why_taken(layer: keras.Operation, are_float: Sequence[bool]) -> str | None:
+    """Return why `layer` is left in float because of what it takes: whether each tensor is floating; None if not."""
+    if not isinstance(layer, keras.Layer) or why_float(layer):
+        return None
+    if len(are_float) > 2 and _is(layer, layers.Add, layers.Multiply):
+        kind = type(layer).__name__
+        return f"LiteRT takes two tensors at a time, and what is between has no range: use one {kind} after another"
+    if len(are_float) > 1 and _is(layer, layers.GlobalAveragePooling1D):
+        return "it takes a mask; LiteRT averages in float what is not masked"
+    if not any(are_float) and _is(layer, *_WEIGHTED, *_RANGED, *_SCALING, layers.BatchNormalization):
+        return "it takes integers, of which LiteRT makes floats: let the model take floats"
+    return None
 
 
 def float_activation(layer: keras.Operation) -> str | None:
