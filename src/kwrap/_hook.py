@@ -4,7 +4,6 @@ import functools
 import hashlib
 import inspect
 import re
-import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,19 +27,18 @@ from kwrap.errors import (
 )
 from kwrap.options import checked_choice
 
-__all__ = ["Hook", "Rule", "Where", "accepts", "copies_of", "function_hook", "in_trial", "repeated_names"]
+__all__ = ["CALL_ARGUMENTS", "Hook", "Rule", "Where", "accepts", "copies_of", "in_trial", "repeated_names"]
 
 Where: TypeAlias = type[keras.Layer] | str | re.Pattern[str] | Callable[[keras.Layer, str], bool] | Sequence[Any]
 Phase: TypeAlias = Literal["always", "training", "inference"]
 Method: TypeAlias = Literal["call", "parametrize", "constrain", "merge"]
 
-_EMPTY = inspect.Parameter.empty
 _KINDS = inspect._ParameterKind
 _BY_POSITION = (_KINDS.POSITIONAL_ONLY, _KINDS.POSITIONAL_OR_KEYWORD)
 # Whether calls are tried, see `Hook.in_trial`.
 _in_trial: ContextVar[bool] = ContextVar("kwrap_in_trial", default=False)
 # What kwrap itself gives to a `call` that names it.
-_CALL_ARGUMENTS = ("training", "mask")
+CALL_ARGUMENTS = ("training", "mask")
 
 
 @_keras.checkpointing(lambda hook: hook._saved_state())
@@ -450,7 +448,7 @@ def _check_call(hook: str, parameters: Sequence[inspect.Parameter]) -> None:
             hook, f"call({', '.join(names)}) has to take `call_next` first: call(self, call_next, inputs, ...)"
         )
     first = next((p.name for p in parameters[2:] if p.kind in _BY_POSITION), None)
-    if first in _CALL_ARGUMENTS:
+    if first in CALL_ARGUMENTS:
         raise HookDefinitionError(
             hook,
             f"takes {first!r} where the layer's inputs come: name these first, as in (call_next, inputs, {first})",
@@ -475,55 +473,6 @@ def _check_options(hook: str, parameters: Sequence[inspect.Parameter]) -> None:
 def _own_attributes() -> frozenset[str]:
     """Return the names of what every hook has, but for its options."""
     return frozenset(dir(Hook())).difference(own_options(Hook))
-
-
-def function_hook(function: Callable[..., Any]) -> type[Hook]:
-    """Return the Hook class of a function `(call_next, inputs, ..., *, option=default)`.
-
-    Raises:
-        HookDefinitionError: the function does not take `call_next` and inputs first, or an option has a name of Hook's
-            own, or that of a call argument.
-    """
-    name = function.__name__
-    parameters = list(inspect.signature(function).parameters.values())
-    if not parameters or parameters[0].name != "call_next":
-        raise HookDefinitionError(name, f"{name}{inspect.signature(function)} has to take `call_next` first")
-    options = [p for p in parameters if p.kind is _KINDS.KEYWORD_ONLY and p.default is not _EMPTY]
-    taken = [p.name for p in options if p.name in own_options(Hook)]
-    if taken:
-        raise HookDefinitionError(name, f"every hook has the options {listed(taken)} already; choose other names")
-    trapped = next((p.name for p in options if p.name in _CALL_ARGUMENTS), None)
-    if trapped:
-        raise HookDefinitionError(
-            name,
-            f"{trapped!r} would be an option, as it comes after a `*` and has a default; call arguments take no `*`: "
-            f"def {name}(call_next, inputs, {trapped})",
-        )
-
-    def call(self: Hook, call_next: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return function(call_next, *args, **kwargs, **{p.name: self._options[p.name] for p in options})
-
-    def init(self: Hook, **kwargs: Any) -> None:
-        super(hook_class, self).__init__(**{key: value for key, value in kwargs.items() if key in own_options(Hook)})
-
-    self_parameter = inspect.Parameter("self", _KINDS.POSITIONAL_OR_KEYWORD)
-    call_parameters = [p for p in parameters if p not in options]
-    _sign(call, [self_parameter, *call_parameters])
-    _sign(init, [self_parameter, *options, inspect.Parameter("kwargs", _KINDS.VAR_KEYWORD)])
-    namespace = {
-        "__doc__": function.__doc__,
-        "__init__": init,
-        "__module__": function.__module__,
-        "__qualname__": function.__qualname__,
-        "call": call,
-        "hook_name": name,
-    }
-    hook_class: type[Hook] = types.new_class(name, (Hook,), exec_body=lambda body: body.update(namespace))
-    return hook_class
-
-
-def _sign(function: Any, parameters: Sequence[inspect.Parameter]) -> None:
-    function.__signature__ = inspect.Signature(parameters)
 
 
 @functools.lru_cache  # asked in every eager call of a wrapped layer

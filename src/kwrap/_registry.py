@@ -16,7 +16,8 @@ from typing import Any, Final, NoReturn, Protocol, TypeVar, final, overload
 import keras
 
 from kwrap._captured import copied
-from kwrap._hook import Hook, function_hook
+from kwrap._function_hook import function_hook
+from kwrap._hook import Hook
 from kwrap._plugins import Plugin, plugins
 from kwrap.errors import (
     AmbiguousHookError,
