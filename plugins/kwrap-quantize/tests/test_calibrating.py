@@ -180,6 +180,9 @@ def test_no_data_is_an_error(data):
         ([INPUTS, INPUTS], "takes 1 inputs, and x has 2 arrays"),
         ((INPUTS, INPUTS, INPUTS, INPUTS), "a tuple of 4"),
         ({"a": INPUTS, "b": INPUTS}, "takes 1 inputs, and x has 2 arrays"),
+        (None, "None is neither an array"),
+        (np.float32(3), "neither an array"),
+        ("file.npy", "neither an array"),
     ],
 )
 def test_arrays_that_the_model_does_not_take_are_refused(data, problem):

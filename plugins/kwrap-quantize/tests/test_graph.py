@@ -124,9 +124,8 @@ def test_what_operations_give_that_are_no_layers_is_rounded_where_it_is_taken():
 def test_operations_that_compute_in_float_are_told():
     row = keras.Input((4,))
     plan = quantize(keras.Model(row, layers.Dense(2, name="last")(layers.Dense(4, name="first")(row) * 2.0 + 1.0)))
-    assert ["Multiply is no layer" in told or "Add is no layer" in told for told in reasons(plan).values()] == [
-        True
-    ] * 2
+    assert all("Multiply is no layer" in told or "Add is no layer" in told for told in reasons(plan).values())
+    assert len(plan.skipped) == 2
     # What the model takes is on no grid before the first layer; the ReLU rounds the sum.
     plan = quantize(keras.Model(row, layers.Dense(2, name="last")(layers.ReLU(name="relu")(row + 3.0))))
     assert ["Add is no layer" in told for told in reasons(plan).values()] == [True]

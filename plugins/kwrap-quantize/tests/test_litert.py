@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import zlib
 
@@ -14,6 +15,7 @@ import kwrap
 from kwrap.errors import MissingPackageError, OptionValueError, SaveError
 from kwrap_prune import ConstantSparsity, Prune
 from kwrap_quantize import (
+    ConversionError,
     DataError,
     FloatOperatorError,
     LiteRTBitsError,
@@ -206,6 +208,26 @@ def test_bits_that_litert_has_not_are_errors(tmp_path, options):
         to_litert(model, tmp_path / "file.tflite")
 
 
+def test_layers_that_litert_has_no_4_bits_for_are_errors(tmp_path):
+    words = keras.Input((5,), dtype="int32")
+    hidden = layers.Reshape((5, 4, 1))(layers.Embedding(9, 4, name="words")(words))
+    model = keras.Model(words, layers.Conv2DTranspose(2, 3, name="grow")(hidden))
+    kwrap.wrap_model(model, QuantizeWeights(4))
+    with pytest.raises(LiteRTBitsError, match=r"4 bits.*words.*grow") as caught:
+        to_litert(model, tmp_path / "file.tflite")
+    assert caught.value.names == ["words", "grow"]
+    kwrap.unwrap_model(model)
+    kwrap.wrap_model(model, QuantizeWeights(5))
+    assert to_litert(model, tmp_path / "file.tflite").weights["GATHER"] == {"int8": 1}
+
+
+def test_an_activation_that_the_converter_has_no_16_bits_for_is_an_error_that_says_so(tmp_path):
+    model, _ = small(layers.Dense(3, activation="tanh"), activation_bits=16)
+    with pytest.raises(ConversionError, match=r"16 bits.*tanh.*use 8 bits"):
+        to_litert(model, tmp_path / "file.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_convolutions_of_16_bits_which_litert_computes_wrong_are_errors(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="conv"), layers.Flatten()])
     quantize(model, activation_bits=16).apply()
@@ -324,6 +346,19 @@ def test_a_place_where_no_file_can_be_is_an_error_before_the_work(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "file.tflite"):
         with pytest.raises(SaveError, match="folder"):
             to_litert(model, path)
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SaveError, match="no file"):
+        to_litert(chain(), tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, "many"])
+def test_a_batch_size_that_is_none_is_an_error(tmp_path, size):
+    with pytest.raises(OptionValueError, match="batch_size"):
+        to_litert(dense(), tmp_path / "file.tflite", batch_size=size)
 
 
 def test_without_an_interpreter_the_error_says_what_to_install(tmp_path, monkeypatch):

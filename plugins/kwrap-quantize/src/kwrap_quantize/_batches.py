@@ -21,13 +21,16 @@ def batches(model: keras.Model, data: Any, size: int, what: str) -> Iterable[Any
         what: who asks, for the errors.
 
     Raises:
-        DataError: x has another number of arrays than the model has inputs, or arrays of different lengths.
+        DataError: x has another number of arrays than the model has inputs, or arrays of different lengths; or data is
+            nothing that gives batches.
     """
     if isinstance(data, tuple) and data and not any(isinstance(part, tuple) for part in data):
         if len(data) > 3:
             raise DataError(what, model.name, f"a tuple of {len(data)} is none of (x,), (x, y), (x, y, sample_weight)")
         data = data[0]
     if not _is_inputs(data):
+        if not _gives(data):
+            raise DataError(what, model.name, f"{data!r:.100} is neither an array nor does it give batches of them")
         return _given(data)
     arrays = keras.tree.flatten(data)
     if (count := _inputs(model)) not in (None, len(arrays)):
@@ -49,8 +52,15 @@ def _is_inputs(data: Any) -> bool:
     return _is_array(data) or (isinstance(data, list) and bool(data) and all(map(_is_array, data)))
 
 
+def _gives(data: Any) -> bool:
+    """Tell whether one can go through `data`."""
+    if isinstance(data, str | bytes):
+        return False
+    return hasattr(data, "__iter__") or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+
+
 def _is_array(data: Any) -> bool:
-    return hasattr(data, "shape") and hasattr(data, "__getitem__")
+    return hasattr(data, "shape") and hasattr(data, "__getitem__") and len(data.shape) > 0
 
 
 def _inputs(model: keras.Model) -> int | None:

@@ -48,7 +48,8 @@ def calibrate(
 
     Raises:
         OptionValueError: an option has a value that it cannot have.
-        DataError: x has another number of arrays than the model has inputs, or arrays of different lengths.
+        DataError: x has another number of arrays than the model has inputs, or arrays of different lengths; or `data`
+            is nothing that gives batches.
         CalibrationError: the data gives no batch, or a layer is called inside of a function that the model compiles.
         NonFiniteRangeError: there are NaN or infinite values in what is to be rounded; it names the layer.
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.

@@ -13,11 +13,12 @@ from kwrap.errors import SaveError
 from kwrap_quantize._batches import batches
 from kwrap_quantize._compare import compare, require_interpreter
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
-from kwrap_quantize._litert_bits import check_bits, check_operators
+from kwrap_quantize._litert_bits import check_bits, check_operators, hint_at_bits
 from kwrap_quantize._litert_dtypes import IOType, check_asked, check_ends, check_policies
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._modes import constant_ranges
 from kwrap_quantize._operators import read_operators
+from kwrap_quantize._options import checked_count
 from kwrap_quantize._ranges import require_ranges
 
 __all__ = ["to_litert"]
@@ -51,8 +52,9 @@ def to_litert(
         validate: data on which the file is run beside Keras, told as for `calibrate`. Needs `ai-edge-litert`.
 
     Raises:
-        OptionValueError: a dtype is none of these, or not for the bits of the model's activations.
-        SaveError: `path` is a folder, or in none that is there; or the file cannot be written.
+        OptionValueError: a dtype is none of these, or not for the bits of the model's activations; or `batch_size` is
+            no number of samples.
+        SaveError: `path` is a folder or a device, or in no folder that is there; or the file cannot be written.
         MissingPackageError: with `validate`, `ai-edge-litert` is not installed.
         DataError: `validate` is not what the model takes, or gives no batch; no file is written then.
         RangeNotSeenError: a hook has seen no data yet, so that its range is not known.
@@ -64,6 +66,8 @@ def to_litert(
         ConversionError: the converter of TensorFlow gave up.
     """
     check_asked(model, input_dtype, output_dtype)
+    if batch_size is not None:
+        batch_size = checked_count("batch_size", batch_size, "to_litert")
     target = _target(path)
     given = None
     if validate is not None:
@@ -95,7 +99,7 @@ def _convert(model: keras.Model, input_dtype: IOType, output_dtype: IOType, batc
         try:
             content: bytes = converter.convert()
         except Exception as error:
-            raise ConversionError(model.name, str(error)) from error
+            raise ConversionError(model.name, f"{hint_at_bits(model)}{error}") from error
     return content
 
 
@@ -121,6 +125,8 @@ def _target(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise SaveError(os.fspath(path), "it is a folder")
+    if target.exists() and not target.is_file():
+        raise SaveError(os.fspath(path), "it is no file, and would be replaced by one")
     if not target.parent.is_dir():
         raise SaveError(os.fspath(path), f"there is no folder {os.fspath(target.parent)!r}")
     return target

@@ -11,10 +11,17 @@ from kwrap_quantize._graph_errors import LiteRTBitsError
 from kwrap_quantize._operators import Operator
 from kwrap_quantize._weights import QuantizeWeights
 
-__all__ = ["check_bits", "check_operators"]
+__all__ = ["check_bits", "check_operators", "hint_at_bits"]
 
 # 4 bits or fewer are stored in 4, more in 8. The converter takes another scale for 3; there are no kernels for 16.
 _OF_WEIGHTS: Final = (2, 4, 5, 6, 7, 8)
+# The converter has no operators that take weights of 4 bits for these: it gives up, or its file does not load.
+_NOT_4: Final = (
+    keras.layers.Conv2DTranspose,
+    keras.layers.ConvLSTM1D,
+    keras.layers.ConvLSTM2D,
+    keras.layers.Embedding,
+)
 # Of other numbers of bits the converter makes another grid, or one that no kernel takes.
 _OF_ACTIVATIONS: Final = (8, 16)
 # For int16 the converter gives these a bias of int32, where their kernels read int64: the results are wrong.
@@ -35,6 +42,22 @@ def check_bits(model: keras.Model) -> None:
         if paths:
             numbers = ", ".join(map(str, allowed))
             raise LiteRTBitsError(model.name, f"{what} with bits other than {numbers}", paths, "Use one of these.")
+    found = kwrap.find_layers(model, "**")
+    hooks = kwrap.find_hooks(model)
+    fours = [path for path, hook in hooks if isinstance(hook, QuantizeWeights) and hook.bits <= 4]
+    if paths := [path for path in fours if isinstance(found.get(path), _NOT_4)]:
+        way_out = "LiteRT has no operator that takes them: use 5 to 8 bits there, with rules of their own."
+        raise LiteRTBitsError(model.name, "weights of 4 bits or fewer in layers", paths, way_out)
+
+
+def hint_at_bits(model: keras.Model) -> str:
+    """Return what to say where the converter fails on a model of 16-bit activations; nothing of others."""
+    if all(hook.bits != 16 for _, hook in kwrap.find_hooks(model) if isinstance(hook, Activations)):
+        return ""
+    return (
+        "of activations of 16 bits it takes those of dense layers, ReLU, LeakyReLU, pooling, and with batch_size=None "
+        "sums and products; not sigmoid, tanh, softmax, SiLU, GELU and Concatenate: use 8 bits. Its own words: "
+    )
 
 
 def check_operators(model: str, operators: Sequence[Operator]) -> None:
