@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import kwrap
 from kwrap.errors import SaveError
+from kwrap.options import checked_int
 from kwrap_quantize._batches import batches
 from kwrap_quantize._compare import compare, require_interpreter
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
@@ -18,7 +19,6 @@ from kwrap_quantize._litert_dtypes import IOType, check_asked, check_ends, check
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._modes import constant_ranges
 from kwrap_quantize._operators import read_operators
-from kwrap_quantize._options import checked_count
 from kwrap_quantize._ranges import require_ranges
 
 __all__ = ["to_litert"]
@@ -67,7 +67,7 @@ def to_litert(
     """
     check_asked(model, input_dtype, output_dtype)
     if batch_size is not None:
-        batch_size = checked_count("batch_size", batch_size, "to_litert")
+        batch_size = checked_int("to_litert", "batch_size", batch_size)
     target = _target(path)
     given = None
     if validate is not None:
