@@ -172,6 +172,49 @@ def test_an_h5_file_is_loaded_as_keras_loads_it_whatever_its_name(tmp_path):
         assert same(values(loaded.optimizer.variables), values(reference.optimizer.variables))
 
 
+def of_h5(model, path):
+    model.save(path / "model.h5")
+    return keras.models.load_model(path / "model.h5")
+
+
+def of_kwrap(model, path):
+    model.save(path / "model.h5")
+    return kwrap.load_model(path / "model.h5")
+
+
+def of_clone(model, path):
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def of_json(model, path):
+    copy = keras.models.model_from_json(model.to_json())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@pytest.mark.parametrize("made", [of_h5, of_kwrap, of_clone, of_json], ids=lambda made: made.__name__)
+def test_state_that_is_assigned_and_not_loaded_is_not_taken_from_the_weights_again(made, tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones", name="dense")])
+    kwrap.wrap_model(model, Mask(targets="kernel"))
+    ((_, hook),) = kwrap.find_hooks(model)
+    hook.state(hook.target_weights[0], "mask").assign([[True, False]] * 3)
+    copy = made(model, tmp_path)
+    assert np.array_equal(copy(ONES), [[3, 0], [3, 0]])
+    assert same(*(values(kwrap.find_hooks(each)[0][1].weights) for each in (model, copy)))
+
+
+def test_a_copy_whose_layers_weights_alone_are_assigned_takes_its_state_from_them():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, kernel_initializer="ones", name="dense")])
+    kwrap.wrap_model(model, Mask(targets="kernel"))
+    copy = keras.models.clone_model(model)
+    copy.layers[0].layer.kernel.assign([[1.0, -1.0]] * 3)
+    assert np.array_equal(copy(ONES), [[3, 0], [3, 0]])
+    ((_, hook),) = kwrap.find_hooks(copy)
+    assert np.array_equal(hook.state(hook.target_weights[0], "mask"), [[True, False]] * 3)
+
+
 def test_missing_is_error_or_drop(source):
     with pytest.raises(OptionValueError, match="load_model: missing='ignore' is not 'error' or 'drop'"):
         kwrap.load_model(source, missing="ignore")

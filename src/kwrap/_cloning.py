@@ -143,6 +143,7 @@ def _copy_state(source: keras.Layer, target: keras.Layer) -> None:
     """Copy what is no variable: what a layer derives from its variables, vocabularies, a hook's being initialized."""
     if isinstance(source, Hook):
         target.initialized = source.initialized
+        target.forget_fresh()
     elif not isinstance(source, Wrapper):
         if isinstance(source, keras.Model):
             target.dtype_policy = source.dtype_policy  # in no config, and `compile` asks for it

@@ -1,6 +1,7 @@
 """Hook: one behaviour on one layer, and how its options are captured. Rule: a hook and where it goes."""
 
 import functools
+import hashlib
 import inspect
 import re
 import types
@@ -117,6 +118,7 @@ class Hook(keras.layers.Layer):
             _layer=None,
             _place=None,
             _states={},
+            _fresh=None,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -364,6 +366,25 @@ class Hook(keras.layers.Layer):
             # of the layer and of what it holds come before its hooks' state, as the Wrapper lists them to Keras.
             self._initialize(self)
         warn_once(self.name, self.path, missing, store)
+
+    def remember_fresh(self) -> None:
+        """Remember the state as it was made, to tell by `was_assigned` whether it was assigned since."""
+        self.__dict__["_fresh"] = self._digests()
+
+    def forget_fresh(self) -> None:
+        """Let `was_assigned` be false."""
+        self.__dict__["_fresh"] = None
+
+    def was_assigned(self) -> bool:
+        """Tell whether the state is another than it was made, as after `set_weights` or from an HDF5 file."""
+        return self._fresh is not None and self._fresh != self._digests()
+
+    def _digests(self) -> list[bytes]:
+        with _keras.outside_graphs():
+            stored = [variable.value for variable in self.weights]
+            # On several replicas a variable is several, of which any will do.
+            values = [keras.ops.convert_to_numpy(getattr(each, "values", (each,))[0]) for each in stored]
+        return [hashlib.sha256(value.tobytes()).digest() for value in values]
 
     def restore_loaded(self) -> None:
         """Assign what was loaded of the state and not assigned yet: after `initialize`, which fills all of it."""

@@ -239,11 +239,18 @@ class Wrapper(keras.layers.Layer):
             if not hook.is_on(self.layer):
                 with blaming(hook, "build"):
                     hook.attach(self.layer, self._place, functools.partial(_initialize, self.layer))
+                if self._loading and not _keras.in_stateless_scope():
+                    hook.remember_fresh()
         self.built = True
 
     def initialize_hooks(self) -> None:
-        """Let hooks that are neither initialized nor loaded take their state from the layer's weights."""
+        """Let hooks that are neither initialized nor loaded take their state from the layer's weights.
+
+        Keras loads the whole-model HDF5 format, and users copies of models, by assigning: such hooks are loaded, too.
+        """
         for hook in self.hooks:
+            hook.initialized = hook.initialized or hook.was_assigned()
+            hook.forget_fresh()
             if not hook.initialized:
                 _initialize(self.layer, hook)
 
