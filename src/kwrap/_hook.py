@@ -378,7 +378,9 @@ class Hook(keras.layers.Layer):
 
     def _digests(self) -> list[bytes]:
         with _keras.outside_graphs():
-            values = [keras.ops.convert_to_numpy(variable.value) for variable in self.weights]
+            stored = [variable.value for variable in self.weights]
+            # On several replicas a variable is several, of which any will do.
+            values = [keras.ops.convert_to_numpy(getattr(each, "values", (each,))[0]) for each in stored]
         return [hashlib.sha256(value.tobytes()).digest() for value in values]
 
     def restore_loaded(self) -> None:

@@ -505,6 +505,9 @@ def test_a_trained_model_is_saved_and_loads_in_a_scope_and_without(tmp_path):
     other = quantize_model(simple())
     other.load_weights(tmp_path / "model.weights.h5")
     assert equal(model, other)
+    model.save(tmp_path / "model.h5")
+    with quantize_scope():
+        assert equal(model, keras.models.load_model(tmp_path / "model.h5", compile=False))
 
 
 @pytest.mark.filterwarnings("ignore:Statistics for quantized inputs")  # tfmot's guide does not say them, either
