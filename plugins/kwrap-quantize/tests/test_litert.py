@@ -330,6 +330,14 @@ def test_integers_where_the_model_is_in_float_are_an_error(tmp_path, exclude, op
     assert not list(tmp_path.iterdir())
 
 
+def test_integers_where_a_layer_in_float_takes_the_same_input_are_an_error(tmp_path):
+    model, _ = small(layers.Dense(3, name="one"), layers.Dense(2, name="two"), exclude="two")
+    with pytest.raises(LiteRTDtypeError, match="goes to layers in float, too"):  # the converter's file does not load
+        to_litert(model, tmp_path / "file.tflite", input_dtype="int8")
+    assert not list(tmp_path.iterdir())
+    to_litert(model, tmp_path / "file.tflite")
+
+
 def test_16_bits_go_in_and_out_of_what_has_16(tmp_path):
     with pytest.raises(OptionValueError, match="activations of 16 bits"):
         to_litert(chain(), tmp_path / "file.tflite", input_dtype="int16")

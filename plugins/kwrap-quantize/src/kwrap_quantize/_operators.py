@@ -10,7 +10,7 @@ from typing import Any
 # is private.
 from tensorflow.lite.python import schema_py_generated as schema
 
-__all__ = ["BORDERS", "FLOATS", "Operator", "read_ends", "read_operators"]
+__all__ = ["BORDERS", "FLOATS", "Operator", "read_cut_off", "read_ends", "read_operators"]
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 # Between floats and integers, at the borders of what is quantized.
@@ -60,6 +60,15 @@ def read_ends(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
         return {end.Name().decode(): _dtype(graph.Tensors(end.TensorIndex())) for end in ends}
 
     return dtypes(inputs), dtypes(outputs)
+
+
+def read_cut_off(content: bytes) -> list[str]:
+    """Return the kinds of operators that take nothing first in a LiteRT file's content: such a file does not load."""
+    model = schema.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+    operators = [graph.Operators(index) for graph in graphs for index in range(graph.OperatorsLength())]
+    cut_off = [one for one in operators if one.InputsLength() and one.Inputs(0) < 0]
+    return [_kind(model.OperatorCodes(one.OpcodeIndex())) for one in cut_off]
 
 
 def _operator(model: Any, graph: Any, operator: Any) -> Operator:
