@@ -20,6 +20,8 @@ from kwrap_quantize import (
     FloatOperatorError,
     LiteRTBitsError,
     LiteRTDtypeError,
+    QuantizeInput,
+    QuantizeOutput,
     QuantizeWeights,
     RangeNotSeenError,
     calibrate,
@@ -219,6 +221,16 @@ def test_layers_that_litert_has_no_4_bits_for_are_errors(tmp_path):
     kwrap.unwrap_model(model)
     kwrap.wrap_model(model, QuantizeWeights(5))
     assert to_litert(model, tmp_path / "file.tflite").weights["GATHER"] == {"int8": 1}
+
+
+@pytest.mark.parametrize("options", [{"symmetric": False}, {"bits": 5, "narrow_range": False}])
+def test_convolutions_with_shifted_zeros_which_litert_does_not_load_are_errors(tmp_path, options):
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="conv")])
+    kwrap.wrap_model(model, [QuantizeWeights(**options), QuantizeInput(), QuantizeOutput()])
+    calibrate(model, IMAGES[:9])
+    with pytest.raises(LiteRTBitsError, match=r"conv.*symmetric=True"):
+        to_litert(model, tmp_path / "file.tflite")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_activation_that_the_converter_has_no_16_bits_for_is_an_error_that_says_so(tmp_path):
