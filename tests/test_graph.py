@@ -83,3 +83,8 @@ class Subclassed(keras.Model):
 def test_a_model_without_a_graph_is_an_error(model):
     with pytest.raises(ModelTypeError, match=r"'own'.* has no graph that could be read"):
         kwrap.read_graph(model)
+
+
+def test_what_is_no_model_is_an_error():
+    with pytest.raises(ModelTypeError, match=r"expected a keras.Model, got None"):
+        kwrap.read_graph(None)

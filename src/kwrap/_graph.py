@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import keras
 
 from kwrap import _keras
+from kwrap._plan import check_model
 from kwrap._selection import Place, places
 from kwrap._wrapper import Wrapper
 from kwrap.errors import ModelTypeError
@@ -54,8 +55,9 @@ def read_graph(model: keras.Model) -> Graph:
     own calls. Any other layer that holds layers is one call.
 
     Raises:
-        ModelTypeError: the model has no graph: it is subclassed, or not built.
+        ModelTypeError: the model has no graph: it is subclassed, or not built; or it is no Keras model.
     """
+    check_model(model)
     graph = _keras.graph_of(model)
     if graph is None:
         raise ModelTypeError(

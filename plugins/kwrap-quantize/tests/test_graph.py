@@ -269,6 +269,7 @@ IN_FLOAT = {
     "custom": layers.Dense(3, activation=custom),
     "clips at 1": layers.ReLU(max_value=1.0),
     "clips, and has a slope": layers.ReLU(max_value=6.0, negative_slope=0.1),
+    "along one axis": layers.Softmax(axis=(1, 2)),
     "bicubic": layers.UpSampling2D(interpolation="bicubic"),
     "normalizes axis": layers.Normalization(axis=1, mean=0.0, variance=1.0),
     "normalizes other axes": layers.Rescaling(np.ones((8, 1))),

@@ -20,6 +20,8 @@ from kwrap_quantize import (
     FloatOperatorError,
     LiteRTBitsError,
     LiteRTDtypeError,
+    QuantizeInput,
+    QuantizeOutput,
     QuantizeWeights,
     RangeNotSeenError,
     calibrate,
@@ -221,6 +223,16 @@ def test_layers_that_litert_has_no_4_bits_for_are_errors(tmp_path):
     assert to_litert(model, tmp_path / "file.tflite").weights["GATHER"] == {"int8": 1}
 
 
+@pytest.mark.parametrize("options", [{"symmetric": False}, {"bits": 5, "narrow_range": False}])
+def test_convolutions_with_shifted_zeros_which_litert_does_not_load_are_errors(tmp_path, options):
+    model = keras.Sequential([keras.Input((8, 8, 1)), layers.Conv2D(2, 3, name="conv")])
+    kwrap.wrap_model(model, [QuantizeWeights(**options), QuantizeInput(), QuantizeOutput()])
+    calibrate(model, IMAGES[:9])
+    with pytest.raises(LiteRTBitsError, match=r"conv.*symmetric=True"):
+        to_litert(model, tmp_path / "file.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_activation_that_the_converter_has_no_16_bits_for_is_an_error_that_says_so(tmp_path):
     model, _ = small(layers.Dense(3, activation="tanh"), activation_bits=16)
     with pytest.raises(ConversionError, match=r"16 bits.*tanh.*use 8 bits"):
@@ -328,6 +340,14 @@ def test_integers_where_the_model_is_in_float_are_an_error(tmp_path, exclude, op
     with pytest.raises(LiteRTDtypeError, match=f"{option}='int8'"):
         to_litert(model, tmp_path / "file.tflite", **{option: "int8"})
     assert not list(tmp_path.iterdir())
+
+
+def test_integers_where_a_layer_in_float_takes_the_same_input_are_an_error(tmp_path):
+    model, _ = small(layers.Dense(3, name="one"), layers.Dense(2, name="two"), exclude="two")
+    with pytest.raises(LiteRTDtypeError, match="goes to layers in float, too"):  # the converter's file does not load
+        to_litert(model, tmp_path / "file.tflite", input_dtype="int8")
+    assert not list(tmp_path.iterdir())
+    to_litert(model, tmp_path / "file.tflite")
 
 
 def test_16_bits_go_in_and_out_of_what_has_16(tmp_path):

@@ -14,7 +14,7 @@ from kwrap.options import checked_int
 from kwrap_quantize._batches import batches
 from kwrap_quantize._compare import compare, require_interpreter
 from kwrap_quantize._graph_errors import ConversionError, FloatOperatorError
-from kwrap_quantize._litert_bits import check_bits, check_operators, hint_at_bits
+from kwrap_quantize._litert_bits import check_bits, check_operators, check_zeros, hint_at_bits
 from kwrap_quantize._litert_dtypes import IOType, check_asked, check_ends, check_policies
 from kwrap_quantize._litert_report import LiteRTReport
 from kwrap_quantize._modes import constant_ranges
@@ -78,6 +78,7 @@ def to_litert(
     check_policies(model)
     content = _convert(model, input_dtype, output_dtype, batch_size)
     check_ends(model.name, content, input_dtype, output_dtype)
+    check_zeros(model.name, content)
     operators = tuple(read_operators(content))
     check_operators(model.name, operators)
     if strict and (floats := [one for one in operators if one.is_float]):

@@ -8,10 +8,10 @@ import keras
 import kwrap
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._graph_errors import LiteRTBitsError
-from kwrap_quantize._operators import Operator
+from kwrap_quantize._operators import Operator, read_shifted
 from kwrap_quantize._weights import QuantizeWeights
 
-__all__ = ["check_bits", "check_operators", "hint_at_bits"]
+__all__ = ["check_bits", "check_operators", "check_zeros", "hint_at_bits"]
 
 # 4 bits or fewer are stored in 4, more in 8. The converter takes another scale for 3; there are no kernels for 16.
 _OF_WEIGHTS: Final = (2, 4, 5, 6, 7, 8)
@@ -58,6 +58,17 @@ def hint_at_bits(model: keras.Model) -> str:
         "of activations of 16 bits it takes those of dense layers, ReLU, LeakyReLU, pooling, and with batch_size=None "
         "sums and products; not sigmoid, tanh, softmax, SiLU, GELU and Concatenate: use 8 bits. Its own words: "
     )
+
+
+def check_zeros(model: str, content: bytes) -> None:
+    """Raise if a file's weights have zeros that LiteRT's kernels do not take, so that it does not load.
+
+    Raises:
+        LiteRTBitsError: they have; it names the operators.
+    """
+    if names := read_shifted(content):
+        way_out = "LiteRT does not load them: symmetric=True, and with other numbers of bits than 8 narrow_range=True."
+        raise LiteRTBitsError(model, "weights whose zero is not the integer 0", names, way_out)
 
 
 def check_operators(model: str, operators: Sequence[Operator]) -> None:

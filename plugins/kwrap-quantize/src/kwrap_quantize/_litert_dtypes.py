@@ -8,7 +8,7 @@ import kwrap
 from kwrap.errors import OptionValueError
 from kwrap_quantize._activations import Activations
 from kwrap_quantize._graph_errors import LiteRTDtypeError
-from kwrap_quantize._operators import FLOATS, read_ends
+from kwrap_quantize._operators import FLOATS, read_cut_off, read_ends
 
 __all__ = ["IOType", "check_asked", "check_ends", "check_policies"]
 
@@ -52,8 +52,11 @@ def check_ends(model: str, content: bytes, input_dtype: str, output_dtype: str) 
     """Raise if inputs or outputs stayed in float where integers were asked for.
 
     Raises:
-        LiteRTDtypeError: they did; it names them.
+        LiteRTDtypeError: they did; it names them. Or operators in float lost their input to integers.
     """
+    if kinds := read_cut_off(content):
+        way_out = 'An input goes to layers in float, too: quantize these, or take input_dtype="float32".'
+        raise LiteRTDtypeError(model, f"input_dtype={input_dtype!r} leaves no input to operators", kinds, way_out)
     for what, asked, ends in zip(("input", "output"), (input_dtype, output_dtype), read_ends(content), strict=True):
         names = [name for name, dtype in ends.items() if dtype in FLOATS]
         if asked not in FLOATS and names:

@@ -10,11 +10,12 @@ from typing import Any
 # is private.
 from tensorflow.lite.python import schema_py_generated as schema
 
-__all__ = ["BORDERS", "FLOATS", "Operator", "read_ends", "read_operators"]
+__all__ = ["BORDERS", "FLOATS", "Operator", "read_cut_off", "read_ends", "read_operators", "read_shifted"]
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 # Between floats and integers, at the borders of what is quantized.
 BORDERS = ("QUANTIZE", "DEQUANTIZE")
+_CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,32 @@ def read_ends(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
         return {end.Name().decode(): _dtype(graph.Tensors(end.TensorIndex())) for end in ends}
 
     return dtypes(inputs), dtypes(outputs)
+
+
+def read_cut_off(content: bytes) -> list[str]:
+    """Return the kinds of operators that take nothing first in a LiteRT file's content: such a file does not load."""
+    model = schema.Model.GetRootAs(content, 0)
+    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
+    operators = [graph.Operators(index) for graph in graphs for index in range(graph.OperatorsLength())]
+    cut_off = [one for one in operators if one.InputsLength() and one.Inputs(0) < 0]
+    return [_kind(model.OperatorCodes(one.OpcodeIndex())) for one in cut_off]
+
+
+def read_shifted(content: bytes) -> list[str]:
+    """Return the names of convolutions, and dense layers of 4 bits, whose weights have another zero point than 0."""
+    model = schema.Model.GetRootAs(content, 0)
+    names = []
+    for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
+        for one in (graph.Operators(index) for index in range(graph.OperatorsLength())):
+            kind = _kind(model.OperatorCodes(one.OpcodeIndex()))
+            if kind not in (*_CONVOLUTIONS, "FULLY_CONNECTED"):
+                continue
+            weights = graph.Tensors(one.Inputs(1))
+            zeros = weights.Quantization()
+            shifted = zeros is not None and any(zeros.ZeroPoint(place) for place in range(zeros.ZeroPointLength()))
+            if shifted and (kind in _CONVOLUTIONS or _dtype(weights) == "int4"):
+                names.append(_operator(model, graph, one).name)
+    return names
 
 
 def _operator(model: Any, graph: Any, operator: Any) -> Operator:

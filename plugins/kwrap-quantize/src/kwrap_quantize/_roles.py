@@ -156,6 +156,8 @@ def why_float(layer: keras.Operation) -> str | None:
         return f"LiteRT has no operator in integers that clips at {layer.max_value:g}; it has one that clips at 6"
     if _is(layer, layers.ReLU) and (layer.max_value is not None or layer.threshold) and layer.negative_slope:
         return "LiteRT has no operator in integers that clips, and has a slope below"
+    if _is(layer, layers.Softmax) and isinstance(layer.axis, list | tuple) and len(layer.axis) > 1:
+        return "LiteRT has a softmax in integers along one axis, and not along several"
     if _is(layer, layers.UpSampling2D) and layer.interpolation not in _INTERPOLATIONS:
         return f"LiteRT has no operator in integers for the interpolation {layer.interpolation}"
     return float_activation(layer) if _is(layer, layers.Activation) else None
