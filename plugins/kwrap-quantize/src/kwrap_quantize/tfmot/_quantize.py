@@ -154,13 +154,10 @@ def _check(function: str, argument: str, model: Any, *, built: bool = False) -> 
 
 def _copy(function: str, argument: str, model: keras.Model) -> keras.Model:
     """Return a copy of `model` that is not compiled; raise if Keras cannot copy it."""
-    compiled, model.compiled = model.compiled, False
     try:
-        return kwrap.clone_model(model)
+        return kwrap.clone_model(model, compile=False)
     except CloneError as error:
         raise OptionValueError(function, argument, model, f"cannot be copied: {error}") from error
-    finally:
-        model.compiled = compiled
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------
