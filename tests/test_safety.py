@@ -316,6 +316,25 @@ def test_a_name_that_is_a_command(source):
     assert "pip install --index" not in str(error)
 
 
+def name_of_hooks(config, name):
+    for part in forging.parts(config):
+        if "plugin_version" in part:
+            part["config"]["name"] = name
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda config: name_of_hooks(config, "\x1b[2J"), errors.DuplicateHookError),
+        (lambda config: forging.named(config, "flat")["config"].update(dtype="\x1b[2J"), errors.UnreadableFileError),
+        (lambda config: config["compile_config"].update(optimizer="\x1b[2J"), errors.UnreadableFileError),
+    ],
+    ids=["in kwrap's own error", "in what Keras says of a layer", "in what Keras says of the optimizer"],
+)
+def test_a_name_that_is_a_command_is_text_in_the_error(change, kind, source):
+    assert "\x1b" not in str(refused(forging.forge(source, change), kind, r"\\x1b"))
+
+
 @item(19)
 def test_a_model_inside_a_model_inside_a_model(source):
     def change(config):
