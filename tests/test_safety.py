@@ -143,8 +143,9 @@ def test_a_config_that_asks_for_more_memory_than_the_file_has(units, layer, sour
 
 
 @item(9)
+@pytest.mark.parametrize("module", ["keras.layers", "keras"])
 @pytest.mark.parametrize("kind", ["a lambda", "a program of TensorFlow", "a pickle"])
-def test_code(kind, source):
+def test_code(kind, module, source):
     given = {
         "a lambda": {"function": {"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}},
         "a program of TensorFlow": {"filepath": "/tmp/program"},
@@ -153,7 +154,9 @@ def test_code(kind, source):
     name = {"a lambda": "Lambda", "a pickle": "TorchModuleWrapper"}.get(kind, "TFSMLayer")
 
     def change(config):
-        forging.named(config, "flat").update(module="keras.layers", class_name=name)
+        forging.named(config, "flat").update(
+            module=module, class_name=f"keras.layers.{name}".removeprefix(f"{module}.")
+        )
         forging.named(config, "flat")["config"] = {"name": "flat", **given}
 
     refused(forging.forge(source, change), errors.UnsafeFileError, "which would run with all your rights")
