@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap.errors import ModelTypeError, SaveError
+from kwrap.errors import ModelTypeError, OptionValueError, SaveError
 
 from .specimens import Mask, Times, same, values
 
@@ -91,6 +91,12 @@ def test_a_path_that_cannot_be_written_is_an_error_that_says_why(tmp_path, path,
         kwrap.save_model(small(), tmp_path / path)
     assert isinstance(raised.value, OSError)
     assert raised.value.file == str(tmp_path / path)
+
+
+@pytest.mark.parametrize("path", [None, 7, b"model.keras", "model\0.keras", "\ud800.keras"])
+def test_what_is_no_path_is_an_error_that_says_so(path):
+    with pytest.raises(OptionValueError, match=r"save_model: path=.* is no path"):
+        kwrap.save_model(small(), path)
 
 
 def test_what_is_no_model_is_an_error_that_says_so(tmp_path):

@@ -137,7 +137,7 @@ def test_a_path_without_a_local_model_is_an_error_that_says_so(path, text, tmp_p
     assert raised.value.file == path
 
 
-@pytest.mark.parametrize("path", [None, 7, b"model.keras"])
+@pytest.mark.parametrize("path", [None, 7, b"model.keras", "model\0.keras", "\ud800.keras"])
 def test_what_is_no_path_is_an_error_that_says_so(path):
     with pytest.raises(OptionValueError, match=r"load_model: path=.* is no path"):
         kwrap.load_model(path)

@@ -132,6 +132,8 @@ CODE = [
     (part("keras.layers", "TFSMLayer"), "TFSMLayer"),
     (part("keras.src.export.tfsm_layer", "TFSMLayer"), "TFSMLayer"),
     (part("keras.layers", "TorchModuleWrapper"), "TorchModuleWrapper"),
+    (part("keras", "layers.TFSMLayer"), "TFSMLayer"),
+    (part("keras", "layers.TorchModuleWrapper"), "TorchModuleWrapper"),
 ]
 
 

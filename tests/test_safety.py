@@ -143,8 +143,9 @@ def test_a_config_that_asks_for_more_memory_than_the_file_has(units, layer, sour
 
 
 @item(9)
+@pytest.mark.parametrize("module", ["keras.layers", "keras"])
 @pytest.mark.parametrize("kind", ["a lambda", "a program of TensorFlow", "a pickle"])
-def test_code(kind, source):
+def test_code(kind, module, source):
     given = {
         "a lambda": {"function": {"class_name": "__lambda__", "config": {"code": "4wAA", "defaults": None}}},
         "a program of TensorFlow": {"filepath": "/tmp/program"},
@@ -153,7 +154,9 @@ def test_code(kind, source):
     name = {"a lambda": "Lambda", "a pickle": "TorchModuleWrapper"}.get(kind, "TFSMLayer")
 
     def change(config):
-        forging.named(config, "flat").update(module="keras.layers", class_name=name)
+        forging.named(config, "flat").update(
+            module=module, class_name=f"keras.layers.{name}".removeprefix(f"{module}.")
+        )
         forging.named(config, "flat")["config"] = {"name": "flat", **given}
 
     refused(forging.forge(source, change), errors.UnsafeFileError, "which would run with all your rights")
@@ -314,6 +317,25 @@ def test_a_name_that_is_a_command(source):
     shown = [str(error), str(caught[0].message), CliRunner().invoke(main, ["inspect", str(forged)]).output]
     assert not [text for text in shown if "\x1b" in text or "\x07" in text]
     assert "pip install --index" not in str(error)
+
+
+def name_of_hooks(config, name):
+    for part in forging.parts(config):
+        if "plugin_version" in part:
+            part["config"]["name"] = name
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda config: name_of_hooks(config, "\x1b[2J"), errors.DuplicateHookError),
+        (lambda config: forging.named(config, "flat")["config"].update(dtype="\x1b[2J"), errors.UnreadableFileError),
+        (lambda config: config["compile_config"].update(optimizer="\x1b[2J"), errors.UnreadableFileError),
+    ],
+    ids=["in kwrap's own error", "in what Keras says of a layer", "in what Keras says of the optimizer"],
+)
+def test_a_name_that_is_a_command_is_text_in_the_error(change, kind, source):
+    assert "\x1b" not in str(refused(forging.forge(source, change), kind, r"\\x1b"))
 
 
 @item(19)

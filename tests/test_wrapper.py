@@ -684,6 +684,17 @@ def test_loading_weights_of_a_wrapped_model_does_not_initialize(tmp_path):
     assert len(target.layers[0].hooks[0].initializations) == 1
 
 
+def test_a_wrapper_is_pickled_by_itself_as_its_layer_is():
+    wrapper = kwrap.Wrapper(dense(), [WrapperCentre(), WrapperTrained()])
+    wrapper(DATA)
+    for variable in wrapper.hooks[0].variables:
+        variable.assign(variable + 0.25)
+    expected = wrapper(DATA)
+    back = pickle.loads(pickle.dumps(wrapper))
+    assert [hook.name for hook in back.hooks] == ["wrapper_centre", "wrapper_trained"]
+    np.testing.assert_array_equal(back(DATA), expected)
+
+
 def test_a_model_is_pickled_with_its_hooks():
     model = compiled(kwrap.Wrapper(keras.layers.Dense(4), [WrapperCentre(), wrapper_scale()]))
     expected = model.predict(DATA, verbose=0)

@@ -11,9 +11,9 @@ from typing import Any
 import keras
 
 from kwrap._plan import check_model
-from kwrap.errors import KwrapError, SaveError
+from kwrap.errors import KwrapError, OptionValueError, SaveError
 
-__all__ = ["atomic_write", "save_model"]
+__all__ = ["atomic_write", "path_text", "save_model"]
 
 _FORMATS = (".keras", ".h5", ".hdf5")
 
@@ -59,14 +59,16 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
 
     Raises:
         SaveError: it cannot be written: no space, no such folder, another ending.
+        OptionValueError: it is no path.
         ModelTypeError: it is no Keras 3 model.
     """
     check_model(model)
+    file = path_text("save_model", path)
     target = Path(os.path.realpath(path))
     if target.suffix not in _FORMATS:
-        raise SaveError(str(path), "a model's file ends in .keras (or in .h5)")
+        raise SaveError(file, "a model's file ends in .keras (or in .h5)")
     if target.is_dir():
-        raise SaveError(str(path), "it is a folder")
+        raise SaveError(file, "it is a folder")
     try:
         with atomic_write(target) as beside:
             keras.saving.save_model(model, beside)
@@ -74,7 +76,22 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
         cause = _os_error(error)
         if cause is None or isinstance(error, KwrapError):
             raise
-        raise SaveError(str(path), f"{cause.strerror or cause}") from error
+        raise SaveError(file, f"{cause.strerror or cause}") from error
+
+
+def path_text(function: str, path: Any) -> str:
+    """Return the path that was given to a function as text, for errors to show.
+
+    Raises:
+        OptionValueError: it is no text nor an `os.PathLike` of one, or a text that no file can have for a path.
+    """
+    try:
+        text = os.fspath(path)
+        if isinstance(text, str) and b"\0" not in os.fsencode(text):
+            return text
+    except (TypeError, UnicodeEncodeError):
+        pass
+    raise OptionValueError(function, "path", path, "is no path")
 
 
 def _create(path: Path, like: Path) -> None:

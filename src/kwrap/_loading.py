@@ -11,6 +11,7 @@ import keras
 
 from kwrap import _keras
 from kwrap._dropping import StandIn, stand_in
+from kwrap._files import path_text
 from kwrap._hook import Hook
 from kwrap._model import find_hooks, unwrap_model
 from kwrap._plugins import plugins
@@ -21,7 +22,6 @@ from kwrap.errors import (
     KwrapError,
     MissingPluginError,
     MissingPluginsError,
-    OptionValueError,
     OversizedFileError,
     UnknownClassError,
     UnreadableFileError,
@@ -35,6 +35,7 @@ from kwrap_files import (
     hooks_of,
     in_bytes,
     open_file,
+    printable,
     read_contents,
     read_open,
 )
@@ -70,6 +71,7 @@ def load_model(
         UnsafeFileError: it holds code.
         OversizedFileError: it declares more than `max_size`.
         UnreadableFileError: it is no saved model, or a damaged one, or Keras cannot rebuild the model (`__cause__`).
+        OptionValueError: it is no path, or `missing` is neither.
     """
     file = _checked_path(path, missing)
     with _blaming(file), _opened(path) as opened:
@@ -89,9 +91,7 @@ def load_model(
 def _checked_path(path: str | os.PathLike[str], missing: str) -> str:
     """Return the path as errors show it."""
     checked_choice("load_model", "missing", missing, ("error", "drop"))
-    if not isinstance(path, str | os.PathLike):
-        raise OptionValueError("load_model", "path", path, "is no path")
-    file = str(path)
+    file = path_text("load_model", path)
     if "://" in file:
         raise UnreadableFileError(file, "it is not on this machine", "Download it, and load the copy.")
     return file
@@ -161,7 +161,8 @@ def _told(error: Exception) -> str:
         error = error.__context__  # Keras' text begins with the whole config
     # Keras tells the whole config first, and then what is the matter.
     text = str(error).rpartition("Exception encountered: ")[2].strip()
-    return f"Keras cannot rebuild its model: {type(error).__name__}: {(text.splitlines() or [''])[0][:300]}"
+    line = printable((text.splitlines() or [""])[0][:300])  # Keras shows names as the file has them
+    return f"Keras cannot rebuild its model: {type(error).__name__}: {line}"
 
 
 def _own_error(error: BaseException | None) -> KwrapError | None:

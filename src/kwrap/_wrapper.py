@@ -375,6 +375,11 @@ class Wrapper(keras.layers.Layer):
 
     # --- saving --------------------------------------------------------------------------------------------------
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as Keras does, for `Wrapper` to load: the class on demand is in no module."""
+        reduced: Any = super().__reduce__()
+        return getattr(Wrapper, reduced[0].__name__), *reduced[1:]
+
     def finish_loading(self) -> None:
         """Let hooks that nothing was loaded for take their state from the weights that were."""
         self._loading = False

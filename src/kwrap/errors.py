@@ -207,7 +207,7 @@ class DuplicateHookError(KwrapError, ValueError):
     def __init__(self, hook: str, path: str) -> None:
         self.hook, self.path = hook, path
         super().__init__(
-            f"layer {path!r} would have two hooks named {hook!r}. Give one of them another name: name='{hook}_2'."
+            f"layer {path!r} would have two hooks named {hook!r}. Give one of them another name: name={f'{hook}_2'!r}."
         )
 
 

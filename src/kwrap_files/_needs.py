@@ -110,8 +110,8 @@ def code_of(config: Any, skip: Container[int] = ()) -> list[str]:
         name = part.get("class_name")
         if name == "__lambda__":
             found.append("a lambda")
-        elif isinstance(name, str) and name in _CODE:
-            found.append(name)
+        elif isinstance(name, str) and (own := name.rpartition(".")[2]) in _CODE:  # Keras takes "layers.TFSMLayer", too
+            found.append(own)
     return list(dict.fromkeys(found))
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from kwrap_files._text import printable
+
 __all__ = ["BadFileError", "OversizedError", "in_bytes", "reading"]
 
 
@@ -39,5 +41,5 @@ def reading(what: str) -> Iterator[None]:
         raise BadFileError(f"{what} is nested too deeply") from error
     # zipfile, json and h5py raise errors of a dozen kinds on such bytes, struct.error and NotImplementedError included.
     except Exception as error:
-        text = (str(error).splitlines() or [""])[0][:200]
+        text = printable((str(error).splitlines() or [""])[0][:200])
         raise BadFileError(f"{what} cannot be read: {type(error).__name__}: {text}") from error
