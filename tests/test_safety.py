@@ -92,6 +92,13 @@ def test_members_that_inflate_without_bound(source):
     assert error.limit == 256 * MIB
 
 
+@item(29)
+def test_members_without_number(source):
+    members = [*forging.members_of(source).items(), *((f"assets/{number}", b"") for number in range(10_001))]
+    forging.write(source, members)
+    refused(source, errors.UnreadableFileError, r"it holds 10,00\d members, more than 10,000")
+
+
 @item(5)
 @pytest.mark.parametrize("config", [b'{"a":' * 100_000, b"[1, 2]", b"9" * 100_000, b"{", b"NaN"])
 def test_a_config_that_is_no_json_object(config, source):

@@ -30,6 +30,8 @@ EXPANSION = 100
 FLOOR = 256 << 20
 # As text; up to twenty times that as Python objects.
 CONFIG_LIMIT = 16 << 20
+# Keras writes each to the disk, which takes its time; models have a few, and one for each of a vocabulary's lists.
+MEMBERS_LIMIT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,8 @@ def _config_limit(max_size: int | None) -> int:
 
 def _read_archive(archive: zipfile.ZipFile, file: BinaryIO, size: int, limit: int, config_limit: int) -> Contents:
     members = archive.infolist()
+    if len(members) > MEMBERS_LIMIT:
+        raise BadFileError(f"it holds {len(members):,} members, more than {MEMBERS_LIMIT:,}")
     for member in members:
         _check_member(member)
     for name, count in Counter(member.filename for member in members).items():
