@@ -40,7 +40,7 @@ bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tf
 bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour
 	$(BIN)/python benchmarks/prune_accuracy.py
 
-bench-quantize: .venv/installed ## the accuracy of quantized nets beside tfmot's and plain post-training quantization: a quarter of an hour
+bench-quantize: .venv/installed ## the accuracy of quantized nets beside tfmot's and plain post-training quantization: half an hour
 	$(BIN)/python benchmarks/quantize_accuracy.py
 
 release-check: .venv/installed ## what RELEASING.md asks of a release: builds all packages into dist/, installs and runs them
