@@ -82,7 +82,7 @@ def of_wrapping() -> list[list[str]]:
         "layers": lambda: [keras.layers.Layer() for _ in range(2 * count)],
         "objects": lambda: [thing for thing in gc.get_objects() if type(thing) is keras.layers.Dense],
     }
-    times = interleaved(ways, REPEATS)
+    times = interleaved(ways, REPEATS, freeze=False)
     by_name = {name: str(ratio(times, name, "clone")) for name in ways}
     return [
         [f"MobileNetV2: {2 * count} empty Keras layers, a Wrapper and a hook each / {CLONING}", by_name["layers"]],

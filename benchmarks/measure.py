@@ -29,16 +29,22 @@ class Ratio(float):
         return f"{float(self):.3g} ({low:.3g} to {high:.3g})"
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int, turns: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    ways: Mapping[str, Callable[[], object]], repeats: int, turns: int = 1, *, freeze: bool = True
+) -> dict[str, list[float]]:
     """Return the seconds that each way took in each repeat, in `turns` runs, after one run that does not count.
 
     The ways take turns, each round begins with another one, and the garbage collector waits: what else the machine
-    does falls on all alike, the more so the shorter a run is.
+    does falls on all alike, the more so the shorter a run is. `freeze` hides what is there before from the collector,
+    which else takes longer than a run to look at all of TensorFlow: not where objects are looked at.
     """
     times: dict[str, list[float]] = {name: [0.0] * repeats for name in ways}
     names = list(ways)
     for run in ways.values():
         run()
+    gc.collect()
+    if freeze:
+        gc.freeze()
     for turn in range(repeats * turns):
         gc.collect()
         gc.disable()
@@ -47,6 +53,7 @@ def interleaved(ways: Mapping[str, Callable[[], object]], repeats: int, turns: i
             ways[name]()
             times[name][turn // turns] += time.perf_counter() - start
         gc.enable()
+    gc.unfreeze()
     return times
 
 
