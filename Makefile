@@ -34,7 +34,7 @@ format: .venv/installed ## rewrite the code as ruff formats it
 docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build
 
-bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: a quarter of an hour; writes benchmarks/RESULTS.md
+bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: twenty minutes; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py .venv-tfmot/bin/python
 
 bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour

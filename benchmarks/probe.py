@@ -48,7 +48,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    print(table(TARGETS, rows(3 if parser.parse_args().quick else 6)))
+    print(table(TARGETS, rows(3 if parser.parse_args().quick else 5)))
 
 
 if __name__ == "__main__":

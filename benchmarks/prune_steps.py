@@ -46,7 +46,7 @@ def main() -> None:
         for jit_compile in (False,) if build is models.mobilenet else (False, True):
             # A repeat is as long as the rarest mask: the rarest once, where a step is short enough.
             chosen = EVERY[1:2] if build is models.mobilenet else EVERY[1:] if jit_compile else EVERY
-            rounds = 20 if quick else 50 if max(chosen) > 10 else 25
+            rounds = 20 if quick else 40 if max(chosen) > 10 else 15 if jit_compile else 20
             times = times_of(build, size, rounds, jit_compile, chosen)
             bare = 1e3 * sorted(times["bare"])[len(times["bare"]) // 2]
             cells = []

@@ -78,7 +78,7 @@ def of_tracing(repeats: int) -> list[list[str]]:
             runs[name] = models.stepper(model, 8, 2 if QUICK else 5, jit_compile=False)
             took[name] = time.perf_counter() - start
         first.append(took["pruned"] / took["bare"])
-        times = interleaved(runs, repeats=2 if QUICK else 8)
+        times = interleaved(runs, repeats=2 if QUICK else 5)
         later += [pruned / bare for bare, pruned in zip(times["bare"], times["pruned"], strict=True)]
     return [
         target("EfficientNetB0, prune on every kernel / bare: first step", Ratio(first), 1.3),
@@ -95,7 +95,7 @@ def efficientnet() -> keras.Model:
 
 def main() -> None:
     """Print the table."""
-    rows = [*of_time(2 if QUICK else 7), *of_memory()]
+    rows = [*of_time(2 if QUICK else 5), *of_memory()]
     print(table(TARGETS, [*rows, *of_tracing(1 if QUICK else 2)]))
 
 
