@@ -101,7 +101,7 @@ def test_a_choice_is_one_of_the_names():
 
 
 def test_the_example_in_the_documentation_of_the_module_works():
-    _, code = kwrap.options.__doc__.split("may be:\n")
+    _, code = kwrap.options.__doc__.split("may be::\n")
     names = vars(kwrap.options) | {"kwrap": kwrap}
     exec(inspect.cleandoc(f"\n{code}"), names)
     hook = names["Blur"](np.int64(3), share=np.float32(0.25))

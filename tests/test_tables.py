@@ -103,7 +103,7 @@ def test_a_row_with_another_number_of_cells_is_an_error(form):
 
 
 def test_the_example_in_the_documentation_of_the_module_is_shown_in_all_three_ways():
-    _, code = kwrap.tables.__doc__.split("by it.\n")
+    _, code = kwrap.tables.__doc__.split("by it::\n")
     names = {"Table": Table, "Tabular": Tabular}
     exec("from dataclasses import dataclass\n" + inspect.cleandoc(f"\n{code}"), names)
     report = names["Report"]({"hidden": 1.5})

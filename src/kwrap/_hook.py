@@ -102,7 +102,7 @@ class Hook(keras.layers.Layer):
         phase: Phase = "always",
         targets: str | Sequence[str] | Callable[[WeightTarget], bool] | None = None,
     ) -> None:
-        phase = checked_choice(self.hook_name, "phase", phase, get_args(Phase))
+        checked_choice(self.hook_name, "phase", phase, get_args(Phase))
         # The policy of its own: weights are changed in their own dtype, also under mixed precision.
         super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
         # Past Keras' tracking: none of it is state.

@@ -1,7 +1,7 @@
 """Checks of option values, for `__init__` of a hook: what is wrong is told before anything has changed.
 
 Each check returns the value as a plain Python one, so that NumPy's scalars can be saved, or raises an
-`OptionValueError` that names the owner, the option and the value, and says what it may be:
+`OptionValueError` that names the owner, the option and the value, and says what it may be::
 
     class Blur(kwrap.Hook):
         def __init__(self, radius: int = 1, *, share: float = 0.5, **kwargs):
@@ -13,15 +13,13 @@ Each check returns the value as a plain Python one, so that NumPy's scalars can 
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from kwrap.errors import OptionValueError
 
 __all__ = ["checked_bool", "checked_choice", "checked_int", "checked_number"]
-
-Choice = TypeVar("Choice", bound=str)
 
 _LARGEST = float(np.finfo("float32").max)  # kernels compute in float32, where more is infinite
 
@@ -106,7 +104,7 @@ def checked_number(
     return number
 
 
-def checked_choice(owner: str, option: str, value: Any, choices: Sequence[Choice]) -> Choice:
+def checked_choice(owner: str, option: str, value: Any, choices: Sequence[str]) -> str:
     """Return `value`, which is one of a few names.
 
     Args:

@@ -1,6 +1,6 @@
 """Tables of text: shown by `print`, by rich and in a notebook, on light pages and on dark ones.
 
-A report is data, and `Tabular`: it says what its table is, and is shown in all three ways by it.
+A report is data, and `Tabular`: it says what its table is, and is shown in all three ways by it::
 
     @dataclass(frozen=True, repr=False)
     class Report(Tabular):

@@ -55,7 +55,7 @@ def calibrate(
         AbsentHookError: no QuantizeOutput or QuantizeInput is on the model.
         ModelTypeError: this is no Keras model.
     """
-    method = checked_choice("calibrate", "method", method, ("min_max", "percentile", "mse"))
+    checked_choice("calibrate", "method", method, ("min_max", "percentile", "mse"))
     share = checked_number("calibrate", "percentile", percentile, above=50, most=100)
     limit = None if steps is None else checked_int("calibrate", "steps", steps)
     hooks = [hook for _, hook in activations(model) if hook.moves]
