@@ -196,7 +196,7 @@ def test_an_option_without_annotation_takes_what_its_default_is_of(penalty):
             OptionValueError,
             "phase='sometimes' is no Literal['always', 'training', 'inference']",
         ),
-        ("noise:stddev=-1", OptionValueError, "stddev=-1 is not 0 or more"),
+        ("noise:stddev=-1", OptionValueError, "stddev=-1 is not a finite number"),
         ("prune:block_size=[4,x]", OptionValueError, "block_size=[4, 'x'] is no Sequence[int]"),
         ("prune:regrow=1", OptionValueError, "regrow=1 is no bool"),
         ("prune:schedule=Polynomial", OptionValueError, "schedule='Polynomial' is no Schedule"),
