@@ -52,9 +52,9 @@ class SpectralNorm(kwrap.Hook):
     def __init__(self, power_iterations: int = 1, *, project: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.power_iterations = checked_int(self.hook_name, "power_iterations", power_iterations)
-        if checked_bool(self.hook_name, "project", project):
+        self.project = checked_bool(self.hook_name, "project", project)
+        if self.project:
             require_always(self)
-        self.project = project
 
     def build(self, layer: keras.Layer) -> None:
         """Create the singular vectors of each target."""

@@ -1,7 +1,7 @@
 """Operators: what a LiteRT file is made of, read from its flatbuffer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -43,11 +43,7 @@ class Operator:
 
 def read_operators(content: bytes) -> list[Operator]:
     """Return the operators of a LiteRT file's content, those of all subgraphs, in the order in which they run."""
-    model = schema.Model.GetRootAs(content, 0)
-    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-    return [
-        _operator(model, graph, graph.Operators(index)) for graph in graphs for index in range(graph.OperatorsLength())
-    ]
+    return [_operator(*each) for each in _each(content)]
 
 
 def read_ends(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
@@ -65,28 +61,30 @@ def read_ends(content: bytes) -> tuple[dict[str, str], dict[str, str]]:
 
 def read_cut_off(content: bytes) -> list[str]:
     """Return the kinds of operators that take nothing first in a LiteRT file's content: such a file does not load."""
-    model = schema.Model.GetRootAs(content, 0)
-    graphs = [model.Subgraphs(index) for index in range(model.SubgraphsLength())]
-    operators = [graph.Operators(index) for graph in graphs for index in range(graph.OperatorsLength())]
-    cut_off = [one for one in operators if one.InputsLength() and one.Inputs(0) < 0]
-    return [_kind(model.OperatorCodes(one.OpcodeIndex())) for one in cut_off]
+    return [_kind(model, one) for model, _, one in _each(content) if one.InputsLength() and one.Inputs(0) < 0]
 
 
 def read_shifted(content: bytes) -> list[str]:
     """Return the names of convolutions, and dense layers of 4 bits, whose weights have another zero point than 0."""
+    return [_operator(*each).name for each in _each(content) if _is_shifted(*each)]
+
+
+def _each(content: bytes) -> Iterator[tuple[Any, Any, Any]]:
+    """Yield each operator of a LiteRT file's content, after the model and the subgraph that it is in."""
     model = schema.Model.GetRootAs(content, 0)
-    names = []
     for graph in (model.Subgraphs(index) for index in range(model.SubgraphsLength())):
-        for one in (graph.Operators(index) for index in range(graph.OperatorsLength())):
-            kind = _kind(model.OperatorCodes(one.OpcodeIndex()))
-            if kind not in (*_CONVOLUTIONS, "FULLY_CONNECTED"):
-                continue
-            weights = graph.Tensors(one.Inputs(1))
-            zeros = weights.Quantization()
-            shifted = zeros is not None and any(zeros.ZeroPoint(place) for place in range(zeros.ZeroPointLength()))
-            if shifted and (kind in _CONVOLUTIONS or _dtype(weights) == "int4"):
-                names.append(_operator(model, graph, one).name)
-    return names
+        for index in range(graph.OperatorsLength()):
+            yield model, graph, graph.Operators(index)
+
+
+def _is_shifted(model: Any, graph: Any, operator: Any) -> bool:
+    kind = _kind(model, operator)
+    if kind not in (*_CONVOLUTIONS, "FULLY_CONNECTED"):
+        return False
+    weights = graph.Tensors(operator.Inputs(1))
+    zeros = weights.Quantization()
+    shifted = zeros is not None and any(zeros.ZeroPoint(place) for place in range(zeros.ZeroPointLength()))
+    return shifted and (kind in _CONVOLUTIONS or _dtype(weights) == "int4")
 
 
 def _operator(model: Any, graph: Any, operator: Any) -> Operator:
@@ -95,7 +93,7 @@ def _operator(model: Any, graph: Any, operator: Any) -> Operator:
     constants = [tensor for tensor in taken if _size(model, tensor)]
     dtypes = [_dtype(tensor) for tensor in given]
     computed = [_dtype(tensor) for tensor in (*taken, *given) if not _size(model, tensor)]
-    kind = _kind(model.OperatorCodes(operator.OpcodeIndex()))
+    kind = _kind(model, operator)
     floats = [dtype for dtype in computed if dtype in FLOATS and kind not in BORDERS]
     return Operator(
         kind=kind,
@@ -123,7 +121,8 @@ def _elements(tensor: Any) -> int:
     return math.prod(tensor.Shape(axis) for axis in range(tensor.ShapeLength()))
 
 
-def _kind(code: Any) -> str:
+def _kind(model: Any, operator: Any) -> str:
+    code = model.OperatorCodes(operator.OpcodeIndex())
     # Files of before LiteRT had more than 127 operators have the number in the older field.
     number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())
     if number == schema.BuiltinOperator.CUSTOM:

@@ -28,7 +28,6 @@ __all__ = [
 ]
 
 DEFAULT = Default8BitQuantizeScheme()
-_ALL = "**"
 
 # The configs of the layers that are to be quantized, or None for the default, by the layer's id.
 Marked = Mapping[int, QuantizeConfig | None]
@@ -234,9 +233,9 @@ def _taken_off(model: keras.Model) -> dict[int, QuantizeConfig | None]:
 
 def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Default8BitQuantizeScheme) -> keras.Model:
     """Put hooks on the marked layers of a model, and return it."""
-    layers = kwrap.find_layers(model, _ALL)
+    layers = kwrap.find_layers(model, "**")
     configs = {path: (layer, config) for path, layer in layers.items() if (config := marked.get(id(layer))) is not None}
-    plan = _default_plan(function, model, marked)
+    plan = _default_plan(function, model, layers, marked)
     rules = [] if plan is None else list(_defaults(plan, scheme, configs))
     rules.extend(entrances(model, configs.keys() - _with_ranges(plan), marked))
     owners = owners_of(layers.values())
@@ -247,13 +246,14 @@ def _quantized(function: str, model: keras.Model, marked: Marked, scheme: Defaul
     return kwrap.wrap_model(model, rules) if rules else model
 
 
-def _default_plan(function: str, model: keras.Model, marked: Marked) -> kwrap.Plan | None:
+def _default_plan(
+    function: str, model: keras.Model, layers: Mapping[str, keras.Layer], marked: Marked
+) -> kwrap.Plan | None:
     """Return the plan of rounding the marked layers; None: there is nothing in it, but they all have configs.
 
     Raises:
         PlanError: nobody says how to quantize a marked layer.
     """
-    layers = kwrap.find_layers(model, _ALL)
     default = [path for path, layer in layers.items() if marked.get(id(layer), ...) is None]
     try:
         plan = quantize(model, where=lambda layer, path: id(layer) in marked)
