@@ -249,7 +249,8 @@ class Wrapper(keras.layers.Layer):
         Keras loads the whole-model HDF5 format, and users copies of models, by assigning: such hooks are loaded, too.
         """
         for hook in self.hooks:
-            hook.initialized = hook.initialized or hook.was_assigned()
+            if not hook.initialized:  # asked in every eager call: to set an attribute of a Keras layer takes its time
+                hook.initialized = hook.was_assigned()
             hook.forget_fresh()
             if not hook.initialized:
                 _initialize(self.layer, hook)
