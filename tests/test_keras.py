@@ -4,6 +4,7 @@ import inspect
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from keras.src.saving.serialization_lib import ObjectSharingScope
+from tensorflow.python.eager import execute
 
 import kwrap
 from kwrap import _keras
@@ -1294,6 +1296,60 @@ def test_variables_are_measured_before_they_are_made_by_a_layer_an_optimizer_and
     dense(2)
     # kernel and bias; the step and the learning rate, the kernel's momentum
     assert sizes == [24, 8, 8, 4, 24, 8]
+
+
+def test_objects_that_keras_names_are_counted_before_they_are_made_and_names_go_on():
+    layers.Dense(1)
+    number = int(layers.Dense(1).name.rpartition("_")[2])
+    counted = []
+    with _keras.objects_counted(lambda: counted.append(1)):
+        layers.Dense(1)
+        assert len(counted) == 1
+        layers.Dense(1, name="own")
+        assert len(counted) == 1
+        keras.ops.split(keras.KerasTensor((10, 2)), 10)
+        assert len(counted) == 1 + 1 + 1 + 10  # the tensor, the operation and its outputs
+        keras.Sequential([layers.Lambda(keras.ops.relu, name="relu")]).build((None, 3))
+        assert len(counted) > 14
+    assert layers.Dense(1).name == f"dense_{number + 2}"
+
+
+def test_an_object_that_is_refused_is_never_made():
+    def refuse():
+        raise MemoryError
+
+    with _keras.objects_counted(refuse), pytest.raises(MemoryError):
+        keras.ops.split(keras.KerasTensor((10**9, 2)), 10**9)
+    assert keras.ops.split(keras.KerasTensor((4, 2)), 2)[0].shape == (2, 2)
+
+
+def test_operations_that_a_thread_traces_are_counted_and_no_others():
+    counted, before = [], execute.execute
+
+    @tf.function
+    def traced(values):
+        return values * 2 + 1
+
+    with _keras.operations_counted(lambda: counted.append(1)):
+        assert execute.execute is before  # for all threads
+        traced(tf.ones(2))
+        made = len(counted)
+        assert made >= 3
+        with ThreadPoolExecutor() as other:
+            other.submit(traced, tf.ones(3)).result()
+        tf.ones(2) * 2
+        traced(tf.ones(2))
+        assert len(counted) == made
+    traced(tf.ones(4))
+    assert len(counted) == made
+
+
+def test_an_operation_that_is_refused_ends_the_trace():
+    def refuse():
+        raise MemoryError
+
+    with _keras.operations_counted(refuse), pytest.raises(MemoryError):
+        layers.Lambda(keras.ops.relu)(keras.KerasTensor((None, 2)))
 
 
 def test_a_variable_that_is_refused_is_never_made():

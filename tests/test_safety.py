@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 
 import kwrap
-from kwrap import errors
+from kwrap import _bounds, errors
 from kwrap_cli import main
 
 from . import forging, specimens
@@ -544,6 +544,180 @@ def test_a_hook_that_was_not_there_when_a_folder_was_checked_gets_no_stand_in(so
 
     monkeypatch.setattr(_loading, "_load", exchange_and_load)
     refused(folder, errors.UnreadableFileError, "hook 'gone_as_well' at 'outer/inner' was not in it", missing="drop")
+
+
+def graph_of(layer, *inputs, shape=(None, 4)):
+    """Return the config of a model of one input, called "input", and one layer or operation on these arguments."""
+    start = {"class_name": "InputLayer", "config": {"batch_shape": shape, "name": "input"}, "name": "input"}
+    return {
+        "module": "keras.src.models.functional",
+        "class_name": "Functional",
+        "registered_name": "Functional",
+        "config": {
+            "name": "model",
+            "layers": [
+                {**start, "module": "keras.layers", "registered_name": None, "inbound_nodes": []},
+                {**layer, "name": "last", "inbound_nodes": [{"args": inputs, "kwargs": {}}]},
+            ],
+            "input_layers": [["input", 0, 0]],
+            "output_layers": [["last", 0, 0]],
+        },
+    }
+
+
+def tensor_of(layer, shape=(None, 4)):
+    config = {"shape": shape, "dtype": "float32", "keras_history": [layer, 0, 0]}
+    return {"class_name": "__keras_tensor__", "config": config}
+
+
+def part_of(module, class_name, **config):
+    return {"module": module, "class_name": class_name, "config": config, "registered_name": None}
+
+
+def function_named(name):
+    return {"module": "keras.ops", "class_name": "function", "config": name, "registered_name": name}
+
+
+@item(30)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Split", {"indices_or_sections": 10**9}),
+        ("Unstack", {"num": 10**9, "axis": 1}),
+        ("ArraySplit", {"indices_or_sections": 10**9, "axis": 1}),
+    ],
+)
+def test_an_operation_of_a_thousand_million_outputs(name, options, source):
+    module = "keras.src.ops.core" if name == "Unstack" else "keras.src.ops.numpy"
+    layer = part_of(module, name, name="last", **options)
+    shape = [10**9, 10**9]
+    forged = forging.forge(source, lambda _: graph_of(layer, tensor_of("input", shape), shape=shape))
+    keras.KerasTensor((1,))  # the first has no number
+    before = keras.KerasTensor((1,)).name
+    error = refused(forged, errors.OversizedFileError, "asks for more than 20,0.. tensors and other objects")
+    assert error.limit < 21_000 and "safe_mode=False" in str(error)
+    assert int(keras.KerasTensor((1,)).name.rpartition("_")[2]) == int(before.rpartition("_")[2]) + 1
+
+
+@item(31)
+def test_a_graph_of_which_each_layer_comes_before_what_leads_to_it(source):
+    """Keras goes through it once a layer, and tries them all each time."""
+    count = 500
+
+    def layer(number):
+        name = f"layer_{number}"
+        nodes = [{"args": [tensor_of(f"layer_{number - 1}" if number else "input")], "kwargs": {}}]
+        part = part_of("keras.layers", "Activation", name=name, activation="relu")
+        return {**part, "name": name, "inbound_nodes": nodes}
+
+    def change(_):
+        config = graph_of(part_of("keras.layers", "Activation", activation="relu"), tensor_of("input"))
+        start, last = config["config"]["layers"]
+        last["inbound_nodes"][0]["args"] = [tensor_of(f"layer_{count - 1}")]
+        config["config"]["layers"] = [start, last, *map(layer, reversed(range(count)))]
+        return config
+
+    refused(forging.forge(source, change), errors.OversizedFileError, "tensors and other objects")
+
+
+@item(32)
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part.update(
+            class_name="Lambda",
+            config={"name": "flat", "function": function_named("split"), "arguments": {"indices_or_sections": 10**9}},
+        ),
+        lambda part: part.update(class_name="Activation", config={"name": "flat", "activation": function_named("unstack")}),
+        lambda part: part.update(
+            class_name="Activation",
+            config={
+                "name": "flat",
+                "activation": part_of("keras.src.ops.numpy", "Split", indices_or_sections=10**9),
+            },
+        ),
+    ],
+    ids=["a Lambda", "an activation", "an operation as an activation"],
+)
+def test_a_function_of_outputs_without_number_in_a_layer(change, source):
+    forged = forging.forge(source, lambda config: change(forging.named(config, "flat")))
+    refused(forged, errors.UnreadableFileError, "for outputs without number")
+
+
+@item(33)
+@pytest.mark.parametrize(
+    ("layer", "inputs"),
+    [
+        (part_of("keras.src.ops.numpy", "Arange", name="last"), [10**12]),
+        (part_of("keras.layers", "RepeatVector", name="last", n=10**12), [[[0.0]]]),
+        (
+            part_of("keras.src.ops.numpy", "Arange", name="last"),
+            [10**12, part_of("keras.layers", "Lambda", function=function_named("relu"), arguments=tensor_of("input"))],
+        ),
+    ],
+    ids=["an operation", "a layer", "a tensor inside of an object"],
+)
+def test_a_graph_that_computes_with_values_of_its_own(layer, inputs, source):
+    forged = forging.forge(source, lambda _: graph_of(layer, *inputs))
+    refused(forged, errors.UnreadableFileError, "its graph calls 'last' on 0 tensors")
+
+
+@item(34)
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("AUC", "num_thresholds"),
+        ("MeanIoU", "num_classes"),
+        ("TextVectorization", "ngrams"),
+        ("IntegerLookup", "num_oov_indices"),
+    ],
+)
+def test_an_option_that_becomes_a_list_as_long_as_it_says(name, option, source):
+    def change(config):
+        if hasattr(keras.layers, name):
+            forging.named(config, "flat").update(class_name=name, config={"name": "flat", option: 10**9})
+        else:
+            config["compile_config"]["metrics"] = [part_of("keras.metrics", name, **{option: 10**9})]
+
+    refused(forging.forge(source, change), errors.OversizedFileError, "its config asks for lists of")
+
+
+@item(35)
+@pytest.mark.parametrize(
+    ("inner", "error", "text"),
+    [
+        (
+            part_of(
+                "keras.layers",
+                "SpectralNormalization",
+                layer=part_of("keras.layers", "Dense", units=1),
+                power_iterations=10**9,
+            ),
+            errors.OversizedFileError,
+            "asks for more than 2,... operations to be traced",
+        ),
+        (
+            part_of("keras.layers", "SimpleRNN", units=1, unroll=True),
+            errors.UnreadableFileError,
+            "calls 'SimpleRNN', unrolled, for outputs without number",
+        ),
+    ],
+    ids=["many rounds", "a tensor that is taken apart"],
+)
+def test_a_loop_that_is_traced_round_by_round(inner, error, text, source, monkeypatch):
+    monkeypatch.setattr(_bounds, "OBJECTS_FLOOR", 200)  # and not 20,000, which takes a minute
+    shape = [None, 10**9, 2]
+    pipeline = part_of("keras.layers", "Pipeline", name="last", layers=[inner])
+    config = graph_of(pipeline, tensor_of("input", shape), shape=shape)
+    config["config"]["layers"][1]["inbound_nodes"][0]["kwargs"] = {"training": True}
+    refused(forging.forge(source, lambda _: config), error, text)
+
+
+@item(36)
+def test_a_call_of_very_many_tensors(source):
+    layer = part_of("keras.layers", "Concatenate", name="last", axis=1)
+    forged = forging.forge(source, lambda _: graph_of(layer, [tensor_of("input")] * 5_000))
+    refused(forged, errors.UnreadableFileError, "its graph calls 'last' on 5,000 tensors, not on 1 to 4,000")
 
 
 # --- by chance -------------------------------------------------------------------------------------------------------

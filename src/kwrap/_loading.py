@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 import keras
 
 from kwrap import _keras
+from kwrap._bounds import bounded
 from kwrap._dropping import StandIn, stand_in
 from kwrap._files import path_text
 from kwrap._hook import Hook
@@ -33,7 +34,6 @@ from kwrap_files import (
     OversizedError,
     SavedHook,
     hooks_of,
-    in_bytes,
     open_file,
     printable,
     read_contents,
@@ -78,7 +78,7 @@ def load_model(
         contents = read_contents(path, max_size) if opened is None else read_open(opened, max_size)
         absent = _absent(hooks_of(contents.configs), file, missing)
         _check_names(contents, file, custom_objects, safe_mode, skip={id(hook.record) for hook in absent})
-        with _standing_in(file, absent), _keras.variables_measured(_Measure(file, contents.limit)):
+        with _standing_in(file, absent), bounded(contents, file, safe_mode):
             model = _load(path, opened, contents, custom_objects, compile, safe_mode)
         if absent:
             _take_off_stand_ins(model)
@@ -209,23 +209,6 @@ def _check_names(
     except UnknownClassError:  # such as a plugin's metric, in a model without hooks
         plugins.load()
         check()
-
-
-class _Measure:
-    """Adds up the variables of a model that is being made, and stops it where they are too large for its file."""
-
-    def __init__(self, file: str, limit: int) -> None:
-        self.file, self.limit, self.total = file, limit, 0
-
-    def __call__(self, size: int) -> None:
-        self.total += size
-        if self.total > self.limit:
-            raise OversizedFileError(
-                self.file,
-                f"its config asks for variables of {in_bytes(self.total)}; {in_bytes(self.limit)} is the limit for it",
-                self.total,
-                self.limit,
-            )
 
 
 def _load(

@@ -388,11 +388,14 @@ class UnreadableFileError(KwrapError, ValueError):
 
 
 class OversizedFileError(UnreadableFileError):
-    """A file declares more than is read of a file of its size: `declared` bytes, where `limit` is the most."""
+    """A file declares more than is read of a file of its size: `declared` bytes or objects, where `limit` is the most.
 
-    def __init__(self, file: str, problem: str, declared: int, limit: int) -> None:
+    The default way out is for bytes.
+    """
+
+    def __init__(self, file: str, problem: str, declared: int, limit: int, way_out: str | None = None) -> None:
         self.declared, self.limit = declared, limit
-        super().__init__(file, problem, f"If you trust it: max_size={declared} or more.")
+        super().__init__(file, problem, way_out or f"If you trust it: max_size={declared} or more.")
 
 
 class UnknownClassError(KwrapError, TypeError):

@@ -36,7 +36,10 @@ MEMBERS_LIMIT = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a file holds besides its weights; sizes in bytes: on disk, as declared, and what it may declare at most."""
+    """What a file holds besides its weights.
+
+    Sizes in bytes: on disk, as declared, what it may declare at most, and of its configs as text.
+    """
 
     kind: Literal["keras", "folder", "h5"]
     config: Mapping[str, Any]
@@ -46,6 +49,7 @@ class Contents:
     size: int
     declared: int
     limit: int
+    config_size: int
 
     @property
     def configs(self) -> list[Mapping[str, Any]]:
@@ -136,7 +140,15 @@ def _contents(
 ) -> Contents:
     declared = max(declared, h5_size(weights, limit)[0])
     config, metadata = _parsed(texts[CONFIG], CONFIG), _parsed(texts.get(METADATA, "{}"), METADATA)
-    return Contents(kind=kind, config=config, metadata=metadata, size=size, declared=declared, limit=limit)
+    return Contents(
+        kind=kind,
+        config=config,
+        metadata=metadata,
+        size=size,
+        declared=declared,
+        limit=limit,
+        config_size=len(texts[CONFIG]),
+    )
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -209,7 +221,15 @@ def _read_h5(file: BinaryIO, size: int, limit: int, config_limit: int) -> Conten
         _parsed_attribute("{}" if text is None else text, name, config_limit)
         for name, text in zip(names, texts, strict=True)
     )
-    return Contents(kind="h5", config=config, training=training, size=size, declared=declared, limit=limit)
+    return Contents(
+        kind="h5",
+        config=config,
+        training=training,
+        size=size,
+        declared=declared,
+        limit=limit,
+        config_size=sum(len(text) for text in texts if text is not None),
+    )
 
 
 def _parsed_attribute(text: Any, name: str, limit: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import inspect
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -15,12 +16,15 @@ from keras.src.legacy.saving import legacy_h5_format
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 from keras.src.saving import saving_lib
 from keras.src.utils.rng_utils import GLOBAL_RANDOM_SEED
+from tensorflow.python.framework import op_callbacks
 
 __all__ = [
     "is_absent",
     "load_archive",
     "load_h5",
     "name_counters_restorer",
+    "objects_counted",
+    "operations_counted",
     "seed_past_tensorflow",
     "skip_parts",
     "skips_parts",
@@ -73,6 +77,56 @@ def name_counters_restorer() -> Callable[[], None]:
     counters = global_state.get_global_attribute("object_name_uids")
     before = None if counters is None else counters.copy()
     return lambda: global_state.set_global_attribute("object_name_uids", before)
+
+
+@contextmanager
+def objects_counted(count: Callable[[], None]) -> Iterator[None]:
+    """Inside the context, call `count` for each object of this thread that Keras names by itself, before it is made.
+
+    Those are symbolic tensors, operations, metrics, losses, seed generators, and layers without a name of their own;
+    and each time that a function is traced for its outputs' shapes. What `count` raises keeps the object from being made.
+    """
+    counters = global_state.get_global_attribute("object_name_uids")
+    global_state.set_global_attribute("object_name_uids", _CountedNames(count, counters or {}))
+    try:
+        yield
+    finally:
+        counted = global_state.get_global_attribute("object_name_uids")
+        if isinstance(counted, _CountedNames):  # else something has set them anew
+            global_state.set_global_attribute("object_name_uids", defaultdict(int, counted))
+
+
+class _CountedNames(defaultdict[str, int]):
+    """Keras' counters of automatic names, which it raises by one for each."""
+
+    def __init__(self, count: Callable[[], None], counters: Mapping[str, int]) -> None:
+        super().__init__(int, counters)
+        self._count = count
+
+    def __setitem__(self, name: str, number: int) -> None:
+        self._count()
+        super().__setitem__(name, number)
+
+
+@contextmanager
+def operations_counted(count: Callable[[], None]) -> Iterator[None]:
+    """Inside the context, call `count` for each operation that this thread puts into a graph of TensorFlow.
+
+    What `count` raises is raised where the operation was made. Keras traces some layers to find their outputs' shapes,
+    and a loop in such a layer's Python is traced round by round; TensorFlow has no public way to be told of it.
+    """
+
+    def made(*_: Any, graph: tf.Graph | None = None, **__: Any) -> None:
+        if graph is not None:
+            count()
+
+    with tf.Graph().as_default():  # where it is eager, TensorFlow exchanges how all threads execute
+        op_callbacks.add_op_callback(made)
+    try:
+        yield
+    finally:
+        with tf.Graph().as_default():
+            op_callbacks.remove_op_callback(made)
 
 
 @contextmanager
