@@ -595,7 +595,8 @@ def test_an_operation_of_a_thousand_million_outputs(name, options, source):
     keras.KerasTensor((1,))  # the first has no number
     before = keras.KerasTensor((1,)).name
     error = refused(forged, errors.OversizedFileError, "asks for more than 20,0.. tensors and other objects")
-    assert error.limit < 21_000 and "safe_mode=False" in str(error)
+    assert error.limit < 21_000
+    assert "safe_mode=False" in str(error)
     assert int(keras.KerasTensor((1,)).name.rpartition("_")[2]) == int(before.rpartition("_")[2]) + 1
 
 
@@ -628,7 +629,9 @@ def test_a_graph_of_which_each_layer_comes_before_what_leads_to_it(source):
             class_name="Lambda",
             config={"name": "flat", "function": function_named("split"), "arguments": {"indices_or_sections": 10**9}},
         ),
-        lambda part: part.update(class_name="Activation", config={"name": "flat", "activation": function_named("unstack")}),
+        lambda part: part.update(
+            class_name="Activation", config={"name": "flat", "activation": function_named("unstack")}
+        ),
         lambda part: part.update(
             class_name="Activation",
             config={
@@ -697,12 +700,17 @@ def test_an_option_that_becomes_a_list_as_long_as_it_says(name, option, source):
             "asks for more than 2,... operations to be traced",
         ),
         (
+            part_of("keras.layers", "Lambda", function=function_named("diff"), arguments={"n": 10**9, "axis": 1}),
+            errors.OversizedFileError,
+            "asks for more than 2,... operations to be traced",
+        ),
+        (
             part_of("keras.layers", "SimpleRNN", units=1, unroll=True),
             errors.UnreadableFileError,
             "calls 'SimpleRNN', unrolled, for outputs without number",
         ),
     ],
-    ids=["many rounds", "a tensor that is taken apart"],
+    ids=["many rounds", "many rounds of a function", "a tensor that is taken apart"],
 )
 def test_a_loop_that_is_traced_round_by_round(inner, error, text, source, monkeypatch):
     monkeypatch.setattr(_bounds, "OBJECTS_FLOOR", 200)  # and not 20,000, which takes a minute

@@ -116,13 +116,14 @@ def _tensors_in(node: Any) -> int:
         elif isinstance(value, dict):
             if value.get("class_name") == "__keras_tensor__":
                 count += 1
-            elif not ("class_name" in value and "config" in value):  # that becomes an object: Keras looks for none in it
+            # What becomes an object is looked into by nothing that looks for tensors.
+            elif not ("class_name" in value and "config" in value):
                 waiting.extend(value.values())
     return count
 
 
 def _check_splitting(parts: Iterable[Mapping[str, Any]], file: str) -> None:
-    """Raise where TensorFlow, and not the graph, whose tensors are counted, would split a tensor while a layer is traced."""
+    """Raise where a layer that is traced, and not the graph, whose tensors are counted, would split a tensor."""
     parts = [part for part in parts if "class_name" in part and "config" in part]
     graphs = [part["config"] for part in parts if isinstance(part["config"], dict) and "input_layers" in part["config"]]
     in_graphs = {id(layer) for graph in graphs if isinstance(graph.get("layers"), list) for layer in graph["layers"]}

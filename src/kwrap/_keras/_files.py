@@ -83,8 +83,8 @@ def name_counters_restorer() -> Callable[[], None]:
 def objects_counted(count: Callable[[], None]) -> Iterator[None]:
     """Inside the context, call `count` for each object of this thread that Keras names by itself, before it is made.
 
-    Those are symbolic tensors, operations, metrics, losses, seed generators, and layers without a name of their own;
-    and each time that a function is traced for its outputs' shapes. What `count` raises keeps the object from being made.
+    Those are symbolic tensors, operations, metrics, losses, seed generators, layers without a name of their own, and
+    each trace of a function for its outputs' shapes. What `count` raises keeps the object from being made.
     """
     counters = global_state.get_global_attribute("object_name_uids")
     global_state.set_global_attribute("object_name_uids", _CountedNames(count, counters or {}))
