@@ -10,7 +10,7 @@ from kwrap_files import Contents, in_bytes, parts_of
 
 __all__ = ["bounded"]
 
-# Objects that Keras names by itself: the models of Keras and KerasHub make up to 2,300 each.
+# Objects that Keras names by itself: models of Keras and KerasHub make fewer than 3,000 each.
 OBJECTS_FLOOR: Final = 20_000
 # Functional models make one for 150 bytes of their config or more.
 BYTES_AN_OBJECT: Final = 100
