@@ -212,7 +212,7 @@ def test_a_policy_of_ones_own_chooses_the_layers(build):
 
 @pytest.mark.parametrize("given", [WideOnly, "wide"])
 def test_what_is_no_policy_is_a_value_error(given):
-    with pytest.raises(OptionValueError, match="prune_low_magnitude: pruning_policy=.* is no PruningPolicy, such as"):
+    with pytest.raises(OptionValueError, match=r"prune_low_magnitude: pruning_policy=.* is no PruningPolicy, such as"):
         prune_low_magnitude(layers.Dense(8), pruning_policy=given)
 
 

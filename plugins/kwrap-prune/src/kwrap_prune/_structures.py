@@ -120,6 +120,6 @@ def _matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
 
 def _described(target: kwrap.WeightTarget) -> str:
     return (
-        f"{target.name!r}, whose shape is {target.shape} and as a matrix {_matrix_shape(target)}: nothing is padded, so "
-        "leave the layer out, or prune it in another way"
+        f"{target.name!r}, whose shape is {target.shape} and as a matrix {_matrix_shape(target)}: "
+        "nothing is padded, so leave the layer out, or prune it in another way"
     )
