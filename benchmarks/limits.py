@@ -36,7 +36,7 @@ class Around(keras.layers.Layer):
 EXPLAINED = """
 - Pruning makes three passes over the weights in every step, each the first row's, however seldom masks are computed: as
   the layer reads them, as their gradient comes back, and as they are stored. In the MLP one pass alone is more than the
-  targets of masks every 100 and every 10 steps, with XLA and without; in EfficientNetB0, whose images are small beside
+  targets of masks every 100 and every 10 steps; in EfficientNetB0, whose images are small beside
   its weights, the three together are more than that of later steps (a pass of it is measured there).
   Without the first, a weight that was assigned from outside, or an average of weights, would act unpruned; without the
   second, pruned weights have a part in the gradient's norm; without the third, the optimizer's momentum moves them.
