@@ -36,8 +36,8 @@ class Around(keras.layers.Layer):
 EXPLAINED = """
 - Pruning makes three passes over the weights in every step, each the first row's, however seldom masks are computed: as
   the layer reads them, as their gradient comes back, and as they are stored. In the MLP one pass alone is more than the
-  targets of masks every 100 and every 10 steps; in EfficientNetB0, whose images are small beside
-  its weights, the three together are more than that of later steps (a pass of it is measured there).
+  targets of masks every 100 and every 10 steps; in EfficientNetB0, whose images are small beside its weights, the three
+  together are more than that of later steps: see "Wrapping, memory, tracing", which has a pass of it.
   Without the first, a weight that was assigned from outside, or an average of weights, would act unpruned; without the
   second, pruned weights have a part in the gradient's norm; without the third, the optimizer's momentum moves them.
 - MobileNetV2 0.35 has 53 kernels, of 7,500 weights on average. There it is not passes that cost, but ops: 34 for each
