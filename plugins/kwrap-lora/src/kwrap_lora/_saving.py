@@ -9,6 +9,7 @@ import keras
 
 import kwrap
 from kwrap.errors import AbsentHookError, KwrapError, OptionValueError
+from kwrap.options import checked_bool
 from kwrap_lora._adapters import hooks_by_name
 from kwrap_lora._errors import AdapterFileError
 from kwrap_lora._file import Adapter, SavedLayer, SavedWeight, read, write
@@ -84,13 +85,14 @@ def load_adapter(
 
     Raises:
         AdapterFileError: the file is no adapter, or damaged, or has values that are NaN or infinite.
-        OptionValueError: `name` is no hook's name.
+        OptionValueError: `name` is no hook's name, or `other_base` not True or False.
         AdapterMismatchError: layers or weights are missing, have other shapes, or (unless `other_base`) other values.
         DuplicateHookError: one of the layers has a hook of this name.
         OSError: the file cannot be read.
     """
     if name is not None and not (isinstance(name, str) and name and "/" not in name):
         raise OptionValueError("load_adapter", "name", name, "is no hook's name: a text, not empty, without '/'")
+    checked_bool("load_adapter", "other_base", other_base)
     adapter = read(Path(path))
     layers = layers_of(model)
     # Of more rows than the model has layers, one more is enough to be refused: one of them is of no layer.
