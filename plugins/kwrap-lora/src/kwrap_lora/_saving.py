@@ -38,7 +38,7 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     Raises:
         AbsentHookError: there is no such adapter, or none at all.
         OptionValueError: the path ends otherwise; or there are several, and no name was given.
-        OSError: it cannot be written; what was there is as it was.
+        SaveError: it cannot be written; what was there is as it was.
     """
     path = Path(path)
     if path.suffix != ".npz":

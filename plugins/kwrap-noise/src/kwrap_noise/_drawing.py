@@ -6,8 +6,8 @@ from typing import Any, Literal
 import keras
 
 import kwrap
+from kwrap.errors import NoFloatingTensorsError
 from kwrap.options import checked_int
-from kwrap_noise._errors import NoFloatingTensorsError
 
 __all__ = ["Drawing", "is_floating"]
 
