@@ -269,6 +269,6 @@ def test_a_number_of_samples_that_cannot_be_is_an_error(n):
 @pytest.mark.parametrize("seed", [1.5, "1", True])
 def test_a_seed_of_samples_that_cannot_be_is_an_error_before_anything_changes(seed):
     model = network(layers.Dropout(0.5))
-    with pytest.raises(OptionValueError, match="sampling: seed=.* is not an int"):
+    with pytest.raises(OptionValueError, match=r"sampling: seed=.* is not an int"):
         predict_samples(model, X, 2, seed=seed)
     assert not kwrap.find_hooks(model)

@@ -143,7 +143,7 @@ def test_shapes_of_a_subclassed_model_needs_inputs():
 
 def test_shapes_of_what_is_no_model_is_an_error():
     for inputs in (None, X):
-        with pytest.raises(ModelTypeError, match="expected a keras.Model, got 3"):
+        with pytest.raises(ModelTypeError, match=r"expected a keras\.Model, got 3"):
             shapes(3, inputs)
 
 

@@ -26,10 +26,10 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     """Write what an adapter on `model` has learned into a small file: A and B of each weight, and DoRA's magnitudes.
 
     And what `load_adapter` needs: the adapter's name and options, its layers' places, shapes, and a hash (SHA-256) of
-    each weight beside it. The weights themselves are not in it, nor the scale, nor what else has trained, as biases that
-    were not frozen. It is a zip file of arrays as `numpy.savez` writes them, and is written beside `path`, and then put
-    in the place of what was there in one step. Values that are NaN or infinite are written as they are; `load_adapter`
-    refuses them.
+    each weight beside it. The weights themselves are not in it, nor the scale, nor what else has trained, as biases
+    that were not frozen. It is a zip file of arrays as `numpy.savez` writes them, and is written beside `path`, and
+    then put in the place of what was there in one step. Values that are NaN or infinite are written as they are;
+    `load_adapter` refuses them.
 
     Args:
         path: ends in `.npz`.
