@@ -186,6 +186,9 @@ def test_a_base_of_other_values_is_an_error_that_names_the_layers_unless_it_is_s
     model = load_adapter(plain(seed=1), file, other_base=True)
     assert np.any(predict(model) != predict(adapted))
     assert "shape" in refused(plain(units=7), file, other_base=True)
+    # A word is no yes.
+    with pytest.raises(OptionValueError, match="load_adapter: other_base='no' is not True or False"):
+        load_adapter(plain(seed=1), file, other_base="no")
 
 
 # --- bad files --------------------------------------------------------------------------------------------------------
