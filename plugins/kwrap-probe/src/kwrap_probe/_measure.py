@@ -86,7 +86,8 @@ def added(old: Any, new: Any) -> Any:
 
 def _split(vector: Any) -> Sequence[Any]:
     """Return the least, the greatest, their number and the rest of a vector, each of one axis."""
-    return tf.split(vector, [1, 1, 1, -1], num=4)
+    parts: Sequence[Any] = tf.split(vector, [1, 1, 1, -1], num=4)
+    return parts
 
 
 def _joined(old: Sequence[Any], new: Sequence[Any]) -> Any:
@@ -121,8 +122,8 @@ def sampled(values: Any, sample: int) -> Any:
     # In float64: TensorFlow divides integers one by one.
     stride = tf.maximum(tf.cast(count, tf.float64) / sample, 1.0)
     places = np.arange(sample, dtype="float64")
-    # A place in the own part of the tensor, or as far from its start as keeps two neighbours, whose multiples differ by
-    # at least -0.382, one value apart.
+    # A place in a part of its own. Where parts are short, not in all of it: a multiple may be 0.382 below the one
+    # before, and two places have to be one value apart.
     shift = tf.minimum(stride, (stride - 1.0) * 2.5)
     spread = tf.cast(places * stride + places * _GOLDEN % 1.0 * shift, tf.int64)
     return tf.gather(values, spread[:count])
@@ -141,7 +142,7 @@ def _parts(values: Any, histogram: bool) -> Sequence[Any]:
         _sum(known),
         _sum(tf.square(known)),
         _sum(tf.cast(tf.equal(wide, 0.0), tf.float64)),
-        *([_counted(known, ones)] if histogram else []),
+        *([_counted(known, finite)] if histogram else []),
     ]
     low = tf.reduce_min(tf.where(finite, wide, np.inf), keepdims=True)
     high = tf.reduce_max(tf.where(finite, wide, -np.inf), keepdims=True)
@@ -152,10 +153,12 @@ def _sum(values: Any) -> Any:
     return tf.reduce_sum(values, keepdims=True)
 
 
-def _counted(values: Any, weights: Any) -> Any:
-    """Return how many of finite values are in each bin; those of weight 0 in none."""
+def _counted(values: Any, counts: Any) -> Any:
+    """Return how many of finite values are in each bin, of those that count: a bool for each."""
     narrow = tf.cast(values, tf.float32)
     bits = tf.bitwise.right_shift(tf.bitcast(tf.abs(narrow), tf.int32), _BITS_BELOW)
     magnitude = tf.clip_by_value(bits - (_FIRST_BITS - 1), 1, _MAGNITUDES)
     places = _ZERO_BIN + tf.cast(tf.sign(narrow), tf.int32) * magnitude
-    return tf.raw_ops.DenseBincount(input=places, size=BIN_COUNT, weights=weights, binary_output=False)
+    weights = tf.cast(counts, tf.float32)  # GPUs count in no other floating dtype
+    counted = tf.raw_ops.DenseBincount(input=places, size=BIN_COUNT, weights=weights, binary_output=False)
+    return tf.cast(counted, tf.float64)
