@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Ratio", "environment", "interleaved", "ratio", "table", "target"]
+__all__ = ["Ratio", "environment", "interleaved", "ratio", "ratios", "table", "target"]
 
 Times = Mapping[str, Sequence[float]]
 
@@ -57,9 +57,14 @@ def interleaved(
     return times
 
 
+def ratios(times: Times, name: str, to: str) -> list[float]:
+    """Return how long one way takes in relation to another, in each repeat."""
+    return [one / other for one, other in zip(times[name], times[to], strict=True)]
+
+
 def ratio(times: Times, name: str, to: str) -> Ratio:
     """Return how long one way takes in relation to another, by the ratios of each repeat."""
-    return Ratio(one / other for one, other in zip(times[name], times[to], strict=True))
+    return Ratio(ratios(times, name, to))
 
 
 def target(what: str, measured: float, limit: float) -> list[str]:

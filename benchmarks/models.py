@@ -8,7 +8,20 @@ import tensorflow as tf
 
 import kwrap
 
-__all__ = ["CLASSES", "Nothing", "batches", "call_graph", "cnn", "mlp", "mobilenet", "pass_on", "step_graph", "stepper"]
+__all__ = [
+    "CLASSES",
+    "Nothing",
+    "batches",
+    "call_graph",
+    "cnn",
+    "kernels",
+    "masker",
+    "mlp",
+    "mobilenet",
+    "pass_on",
+    "step_graph",
+    "stepper",
+]
 
 CLASSES = 10
 
@@ -78,6 +91,23 @@ def stepper(model: keras.Model, size: int, steps: int, *, jit_compile: bool | st
         float(logs["loss"])  # all steps are done when the last one's loss is there
 
     return run
+
+
+def kernels(model: keras.Model) -> list[tf.Tensor]:
+    """Return the values of the weights that are pruned where nothing else is asked for."""
+    return [variable.value for variable in model.trainable_variables if len(variable.shape) > 1]
+
+
+def masker(model: keras.Model, times: int) -> Callable[[], None]:
+    """Return a function that makes so many passes over the model's kernels, each one `where(mask, w, 0)`."""
+    weights = kernels(model)
+    masks = [tf.random.uniform(weight.shape) < 0.5 for weight in weights]
+
+    @tf.function
+    def masked() -> list[tf.Tensor]:
+        return [tf.where(mask, weight, 0.0) for mask, weight in zip(masks, weights, strict=True)]
+
+    return lambda: [masked()[0] for _ in range(times)][-1].numpy()
 
 
 def step_graph(model: keras.Model, data: tuple) -> tf.Graph:

@@ -7,7 +7,7 @@ import tracemalloc
 
 import keras
 import models
-from measure import TARGETS, Ratio, interleaved, table, target
+from measure import TARGETS, Ratio, interleaved, ratios, table, target
 from models import Nothing
 
 import kwrap
@@ -60,6 +60,7 @@ def of_memory() -> list[list[str]]:
     objects = f"{each / 1e3:.1f} kB; an empty Keras layer: {bare / 1e3:.1f} kB"
     return [
         target("MobileNetV2: weights added by wrapping / weights", added, 0.01),
+        target("MobileNetV2: Python objects added by wrapping / weights", round(wrapped / size, 3), 0.01),
         ["MobileNetV2: Python objects of each wrapped layer", "", objects, ""],
     ]
 
@@ -68,6 +69,7 @@ def of_tracing(repeats: int) -> list[list[str]]:
     """Return the rows of the first step and later ones, EfficientNetB0 with pruning on every kernel."""
     first: list[float] = []
     later: list[float] = []
+    passes: list[float] = []
     for _ in range(repeats):
         built = {"bare": efficientnet(), "pruned": efficientnet()}
         schedule = PolynomialDecay(0.0, 0.5, begin_step=0, end_step=10**6, frequency=100)
@@ -78,11 +80,14 @@ def of_tracing(repeats: int) -> list[list[str]]:
             runs[name] = models.stepper(model, 8, 2 if QUICK else 5, jit_compile=False)
             took[name] = time.perf_counter() - start
         first.append(took["pruned"] / took["bare"])
+        runs["pass"] = models.masker(built["bare"], 2 if QUICK else 5)
         times = interleaved(runs, repeats=2 if QUICK else 5)
-        later += [pruned / bare for bare, pruned in zip(times["bare"], times["pruned"], strict=True)]
+        later += ratios(times, "pruned", "bare")
+        passes += ratios(times, "pass", "bare")
     return [
         target("EfficientNetB0, prune on every kernel / bare: first step", Ratio(first), 1.3),
         target("EfficientNetB0, prune on every kernel / bare: later steps", Ratio(later), 1.05),
+        ["EfficientNetB0: one `where(mask, w, 0)` over its kernels / a bare step", "", str(Ratio(passes)), ""],
     ]
 
 

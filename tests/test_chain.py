@@ -10,6 +10,8 @@ import tensorflow as tf
 import kwrap
 from kwrap import errors
 
+from .specimens import Idle
+
 DATA = np.random.default_rng(0).normal(size=(2, 3)).astype("float32")
 SEQUENCES = np.random.default_rng(1).normal(size=(2, 5, 3)).astype("float32")
 TOKENS = np.array([[1, 2, 3, 0, 0], [4, 0, 0, 0, 0]])
@@ -370,6 +372,22 @@ def test_hooks_that_are_out_of_phase_or_pass_on_what_they_get_add_no_op_to_the_g
     assert graph_ops(kwrap.Wrapper(layer, [chain_inputs(add=1.0, phase="training"), chain_nothing()]), DATA) == bare
     active = graph_ops(kwrap.Wrapper(layer, [chain_inputs(add=1.0)]), DATA)
     assert len(active) > len(bare)
+
+
+@pytest.mark.parametrize(
+    "hooks", [[Idle], [Idle(name="one"), Idle(name="other")], [chain_nothing]], ids=["idle", "two", "call"]
+)
+def test_a_training_step_has_the_ops_of_the_bare_one_where_hooks_do_nothing(hooks):
+    def ops_of_step(hooks: list) -> list[str]:
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, activation="relu"), keras.layers.Dense(2)])
+        model.compile("adam", "mse")
+        if hooks:
+            kwrap.wrap_model(model, hooks)
+        model.train_on_batch(DATA, DATA[:, :2])
+        step = tf.function(lambda *batch: model.train_step(batch), autograph=False)
+        return [op.type for op in step.get_concrete_function(DATA, DATA[:, :2]).graph.get_operations()]
+
+    assert ops_of_step(hooks) == ops_of_step([])
 
 
 def test_a_wrapped_model_has_as_many_graph_ops_as_the_bare_one():

@@ -514,15 +514,18 @@ except errors.WrapperStateError as error:
 print("eager", model.run_eagerly)
 logs = model.train_on_batch(rows, np.zeros((4, 2)), return_dict=True)
 print("equal", np.allclose(logs["seen"], logs["given"]), float(logs["seen"]) != 0)
+model.compile("sgd", "mse", run_eagerly=True)
+eager = model.train_on_batch(rows, np.zeros((4, 2)), return_dict=True)
+print("equal", np.allclose(eager["seen"], eager["given"]), np.allclose(eager["seen"], logs["seen"]))
 """
 
 
-def test_with_replicas_it_is_an_error_outside_and_works_in_the_train_step():
+def test_with_replicas_it_is_an_error_outside_and_works_in_the_train_step_compiled_or_not():
     run = subprocess.run([sys.executable, "-c", REPLICAS], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
-    message, eager, equal = run.stdout.splitlines()[-3:]
+    message, eager, equal, equal_eagerly = run.stdout.splitlines()[-4:]
     assert message.startswith(
         "model 'mirrored' runs on 2 replicas, each with values of its own: open kwrap.collect inside"
     )
     assert eager == "eager False"
-    assert equal == "equal True True"
+    assert equal == equal_eagerly == "equal True True"

@@ -73,6 +73,11 @@ EXAMPLES = {
         {"owner": "ConstantSparsity", "option": "sparsity", "value": 1.5, "problem": "has to be below 1"},
         ["ConstantSparsity: sparsity=1.5 has to be below 1"],
     ),
+    errors.NoFloatingTensorsError: (
+        ("noise", "words", "inputs"),
+        {"hook": "noise", "path": "words", "what": "inputs"},
+        ["hook 'noise' at 'words'", "no floating tensor among the layer's inputs", "exclude=...", "where=..."],
+    ),
     errors.NoHooksError: (
         ("wrap_model", ["noise", "prune"]),
         {"function": "wrap_model", "known": ["noise", "prune"]},

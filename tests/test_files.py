@@ -73,6 +73,11 @@ def test_a_file_of_any_kind_is_written_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "old"
     with pytest.raises(UnicodeEncodeError), kwrap.atomic_write(str(path)) as beside:
         beside.write_text("half of the n\xeew", encoding="ascii")
+    with pytest.raises(SaveError, match=r"notes\.txt' was not written: disk full") as raised, kwrap.atomic_write(path):
+        raise OSError(errno.ENOSPC, "disk full")
+    assert isinstance(raised.value.__cause__, OSError)
+    with pytest.raises(OptionValueError, match="atomic_write: path=None is no path"), kwrap.atomic_write(None):
+        pass
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["notes.txt"]
 
@@ -81,16 +86,20 @@ def test_a_file_of_any_kind_is_written_whole_or_not_at_all(tmp_path):
     ("path", "text"),
     [
         ("model.weights", r"a model's file ends in \.keras"),
-        ("nowhere/model.keras", "No such file or directory"),
+        ("nowhere/model.keras", "there is no folder '.*nowhere'"),
         ("folder.keras", "it is a folder"),
+        ("pipe.keras", "it is a device or a pipe"),
     ],
 )
 def test_a_path_that_cannot_be_written_is_an_error_that_says_why(tmp_path, path, text):
     (tmp_path / "folder.keras").mkdir()
+    os.mkfifo(tmp_path / "pipe.keras")
     with pytest.raises(SaveError, match=text) as raised:
         kwrap.save_model(small(), tmp_path / path)
     assert isinstance(raised.value, OSError)
     assert raised.value.file == str(tmp_path / path)
+    assert sorted(os.listdir(tmp_path)) == ["folder.keras", "pipe.keras"]
+    assert (tmp_path / "pipe.keras").is_fifo()
 
 
 @pytest.mark.parametrize("path", [None, 7, b"model.keras", "model\0.keras", "\ud800.keras"])

@@ -31,9 +31,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         path: of a file that is there or not. If it is a link, the file that it leads to is replaced, not the link.
 
     Raises:
-        OSError: there is no such folder, `path` is a folder, or no space; what was there is as it was.
+        SaveError: `path` is a folder, a device or a pipe, or in no folder that is there: raised before anything is
+            written. Or the operating system raised an error: no space, no right to write. What was there is as it was.
+        OptionValueError: it is no path.
     """
-    target = Path(os.path.realpath(path))
+    file = path_text("atomic_write", path)
+    target = _target(file)
     stem = os.fsencode(target.stem)[:100].decode(errors="ignore")  # no name may be longer than 255 bytes
     beside = target.with_name(f".{stem}.{secrets.token_hex(6)}{target.suffix}")
     try:
@@ -41,9 +44,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield beside
         _bring_to_disk(beside)
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             beside.unlink()
+        if isinstance(error, OSError) and not isinstance(error, KwrapError):
+            raise SaveError(file, error.strerror or str(error)) from error
         raise
     with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
         _bring_to_disk(target.parent)
@@ -64,13 +69,10 @@ def save_model(model: keras.Model, path: str | os.PathLike[str]) -> None:
     """
     check_model(model)
     file = path_text("save_model", path)
-    target = Path(os.path.realpath(path))
-    if target.suffix not in _FORMATS:
+    if Path(os.path.realpath(path)).suffix not in _FORMATS:
         raise SaveError(file, "a model's file ends in .keras (or in .h5)")
-    if target.is_dir():
-        raise SaveError(file, "it is a folder")
     try:
-        with atomic_write(target) as beside:
+        with atomic_write(path) as beside:
             keras.saving.save_model(model, beside)
     except Exception as error:
         cause = _os_error(error)
@@ -92,6 +94,18 @@ def path_text(function: str, path: Any) -> str:
     except (TypeError, UnicodeEncodeError):
         pass
     raise OptionValueError(function, "path", path, "is no path")
+
+
+def _target(file: str) -> Path:
+    """Return the file that is written or replaced, behind all links; raise a SaveError if there can be none."""
+    target = Path(os.path.realpath(file))
+    if target.is_dir():
+        raise SaveError(file, "it is a folder")
+    if target.exists() and not target.is_file():
+        raise SaveError(file, "it is a device or a pipe, and would be replaced by a file")
+    if not target.parent.is_dir():
+        raise SaveError(file, f"there is no folder {os.fspath(target.parent)!r}")
+    return target
 
 
 def _create(path: Path, like: Path) -> None:

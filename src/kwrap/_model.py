@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import keras
+import tensorflow as tf
 
 from kwrap import _keras
 from kwrap._cloning import copy_model
@@ -205,18 +206,19 @@ def collect(model: keras.Model, name: str) -> Iterator[dict[str, list[Any]]]:
 
     Opened inside a compiled function, such as one's own `train_step`, the values are tensors of that function, for a
     loss or a metric. Opened outside, `fit`, `evaluate` and `predict` run eagerly inside the context, for values cannot
-    leave a compiled function.
+    leave a compiled function. Opened in the step of one of several replicas, compiled or not, the values are those of
+    that replica.
 
     Raises:
-        WrapperStateError: the model runs on several replicas, and this is outside of its step; or, in a call, a value
-            is inside a compiled function of one's own.
+        WrapperStateError: the model runs on several replicas, and this is outside of their steps; or, in a call, a
+            value is inside a compiled function of one's own.
     """
     check_model(model)
     placed = [place for place in places(model) if place.wrapper]
     paths = {id(hook): place.path for place in placed for hook in place.hooks}
     collector = Collector(name, paths, _keras.current_graph())
     with ExitStack() as after:
-        if collector.graph is None:
+        if collector.graph is None and not _is_on_one_of_replicas():
             _run_eagerly(Holders(model).above(place.held for place in placed), after)
         after.enter_context(collecting(collector))
         yield collector.values
@@ -234,6 +236,11 @@ def _run_eagerly(above: Sequence[keras.Layer], after: ExitStack) -> None:
         _keep_eager(model)
         after.callback(_release_eager, model)
     forget_traces(above)
+
+
+def _is_on_one_of_replicas() -> bool:
+    context = tf.distribute.get_replica_context()
+    return context is not None and context.num_replicas_in_sync > 1
 
 
 # The models that run eagerly for `collect`: how many contexts are open, in all threads, and how it was before them.

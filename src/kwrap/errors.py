@@ -28,6 +28,7 @@ __all__ = [
     "MissingPluginError",
     "MissingPluginsError",
     "ModelTypeError",
+    "NoFloatingTensorsError",
     "NoHooksError",
     "OptionError",
     "OptionValueError",
@@ -168,6 +169,17 @@ class OptionValueError(KwrapError, ValueError):
     def __init__(self, owner: str, option: str, value: object, problem: str) -> None:
         self.owner, self.option, self.value, self.problem = owner, option, value, problem
         super().__init__(f"{owner}: {option}={value!r} {problem}")
+
+
+class NoFloatingTensorsError(KwrapError, TypeError):
+    """A hook that works on floating tensors was put on a layer that takes, or gives, none."""
+
+    def __init__(self, hook: str, path: str | None, what: str) -> None:
+        self.hook, self.path, self.what = hook, path, what
+        super().__init__(
+            f"hook {hook!r} at {path!r}: there is no floating tensor among the layer's {what}. Leave it out with "
+            "exclude=..., or choose layers with where=..."
+        )
 
 
 class NoHooksError(KwrapError, TypeError):

@@ -122,3 +122,10 @@ def test_a_scale_that_is_no_finite_number_is_an_error_and_nothing_is_switched(mo
     with pytest.raises(OptionValueError, match=r"use_adapters: de=.* is not a finite number"):
         use_adapters(model, {"fr": 0.5, "de": scale})
     assert adapters(model) == {"fr": 1.0, "de": 1.0}
+
+
+@pytest.mark.parametrize("chosen", [None, 3, ["fr", 3]])
+def test_what_is_no_name_is_an_error_and_nothing_is_switched(model, chosen):
+    with pytest.raises(OptionValueError, match=r"use_adapters: chosen=.* is neither a name"):
+        use_adapters(model, chosen)
+    assert adapters(model) == {"fr": 1.0, "de": 1.0}

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 import kwrap
-from kwrap.errors import AbsentHookError, DuplicateHookError, OptionValueError
+from kwrap.errors import AbsentHookError, DuplicateHookError, OptionValueError, SaveError
 from kwrap_lora import AdapterFileError, AdapterMismatchError, LoRA, adapters, load_adapter, save_adapter
 
 INPUTS = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
@@ -186,6 +186,9 @@ def test_a_base_of_other_values_is_an_error_that_names_the_layers_unless_it_is_s
     model = load_adapter(plain(seed=1), file, other_base=True)
     assert np.any(predict(model) != predict(adapted))
     assert "shape" in refused(plain(units=7), file, other_base=True)
+    # A word is no yes.
+    with pytest.raises(OptionValueError, match="load_adapter: other_base='no' is not True or False"):
+        load_adapter(plain(seed=1), file, other_base="no")
 
 
 # --- bad files --------------------------------------------------------------------------------------------------------
@@ -368,11 +371,11 @@ def test_what_cannot_be_saved_is_an_error_and_leaves_what_was_there(adapted, fil
         save_adapter(adapted, file, "fr")
     with pytest.raises(AbsentHookError, match="on it are none"):
         save_adapter(plain(), file)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SaveError, match="there is no folder"):
         save_adapter(adapted, tmp_path / "no_folder" / "adapter.npz")
     before = file.read_bytes()
     monkeypatch.setattr(os, "fsync", _full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(SaveError, match=r"adapter.npz' was not written: no space"):
         save_adapter(adapted, file)
     assert file.read_bytes() == before
     assert os.listdir(tmp_path) == ["adapter.npz"]

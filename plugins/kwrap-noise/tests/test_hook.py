@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap.errors import OptionValueError
-from kwrap_noise import DropConnect, DropPath, MonteCarloDropout, NoFloatingTensorsError, Noise, WeightNoise
+from kwrap.errors import NoFloatingTensorsError, OptionValueError
+from kwrap_noise import DropConnect, DropPath, MonteCarloDropout, Noise, WeightNoise
 
 # Each hook with the option that says how much.
 HOOKS = {Noise: 0.5, WeightNoise: 0.5, DropConnect: 0.5, DropPath: 0.5}

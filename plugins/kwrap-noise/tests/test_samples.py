@@ -264,3 +264,11 @@ def test_a_model_that_draws_nothing_is_an_error(kind):
 def test_a_number_of_samples_that_cannot_be_is_an_error(n):
     with pytest.raises(OptionValueError, match="predict_samples: n="):
         predict_samples(network(layers.Dropout(0.5)), X, n)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", True])
+def test_a_seed_of_samples_that_cannot_be_is_an_error_before_anything_changes(seed):
+    model = network(layers.Dropout(0.5))
+    with pytest.raises(OptionValueError, match=r"sampling: seed=.* is not an int"):
+        predict_samples(model, X, 2, seed=seed)
+    assert not kwrap.find_hooks(model)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import kwrap
-from kwrap.errors import OptionError, OptionValueError, WrapperStateError
+from kwrap.errors import ModelTypeError, OptionError, OptionValueError, WrapperStateError
 from kwrap_probe import Probe, Trace, shapes
 
 X = np.ones((2, 3), "float32")
@@ -139,6 +139,12 @@ def test_shapes_of_a_subclassed_model_needs_inputs():
     with pytest.raises(WrapperStateError, match="'mine' does not say what it takes"):
         shapes(model)
     assert shapes(model, X) == ["dense: float32 (2, 3) -> float32 (2, 2)"]
+
+
+def test_shapes_of_what_is_no_model_is_an_error():
+    for inputs in (None, X):
+        with pytest.raises(ModelTypeError, match=r"expected a keras\.Model, got 3"):
+            shapes(3, inputs)
 
 
 def test_a_sink_that_is_none_is_an_error():

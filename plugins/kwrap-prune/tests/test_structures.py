@@ -12,6 +12,8 @@ LAYERS = {
     "Conv2D": (lambda: keras.layers.Conv2D(6, (2, 2)), (5, 5, 4)),
     "EinsumDense": (lambda: keras.layers.EinsumDense("abc,cde->abde", (None, 2, 6)), (3, 8)),
     "Embedding": (lambda: keras.layers.Embedding(8, 6), ()),
+    # The channels are of inputs and outputs: in the matrix they stand with the outputs.
+    "DepthwiseConv2D": (lambda: keras.layers.DepthwiseConv2D((4, 2)), (5, 5, 6)),
 }
 
 
@@ -84,7 +86,8 @@ def test_what_does_not_divide_is_named_with_its_dimension(target):
     inputs, outputs = np.array(target.as_matrix(target.variable)).shape
     assert f"do not divide the {inputs} inputs of" in Blocks(inputs - 1, 1, "AVG").problem(target)
     assert f"do not divide the {outputs} outputs of" in Blocks(1, outputs - 1, "AVG").problem(target)
-    assert f"groups of 3 do not divide the {inputs} inputs of" in Groups(1, 3).problem(target)
+    assert f"groups of 3 do not divide the {inputs} inputs of" in (problem := Groups(1, 3).problem(target))
+    assert f"as a matrix {inputs, outputs}: nothing is padded, so leave the layer out" in problem
     assert Blocks(inputs, outputs, "AVG").problem(target) is Groups(1, 8).problem(target) is None
 
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import kwrap
-from kwrap.errors import PlanError
+from kwrap.errors import OptionValueError, PlanError
 from kwrap_prune import Prune
 from kwrap_prune.tfmot import PruneForLatencyOnXNNPack, PruningPolicy, prune_low_magnitude
 
@@ -208,6 +208,12 @@ def test_a_policy_of_ones_own_chooses_the_layers(build):
         model.build((None, 6))
     assert [path for path, _ in kwrap.find_hooks(model, Prune)] == ["wide"]
     assert [np.mean(keras.ops.convert_to_numpy(layer.kernel) == 0) for layer in model.layers] == [0.5, 0.0]
+
+
+@pytest.mark.parametrize("given", [WideOnly, "wide"])
+def test_what_is_no_policy_is_a_value_error(given):
+    with pytest.raises(OptionValueError, match=r"prune_low_magnitude: pruning_policy=.* is no PruningPolicy, such as"):
+        prune_low_magnitude(layers.Dense(8), pruning_policy=given)
 
 
 def test_a_policy_of_ones_own_may_refuse_a_model():

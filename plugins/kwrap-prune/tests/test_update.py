@@ -74,6 +74,17 @@ def test_a_deeper_model_has_no_more_conditions(schedule):
     assert conditions(deep(6, schedule)) == conditions(deep(2, schedule))
 
 
+def test_a_step_has_so_many_ops_more_for_each_kernel():
+    """A guard without timing: reading it, its gradient, the call of the shared update, storing mask and step."""
+
+    def ops(model: keras.Model) -> int:
+        return len(graph_of_step(model).node)
+
+    for depth in (2, 4):
+        pruned = deep(depth)
+        assert ops(pruned) - ops(kwrap.unwrap_model(kwrap.clone_model(pruned))) == 34 * depth
+
+
 def test_hooks_with_equal_options_share_a_trace_and_others_do_not():
     kernel = update_of_magnitudes(Timing(EACH_STEP, 1), regrow=False)
     deep(1).fit(np.ones((2, 4)), np.ones((2, 4)), verbose=0)

@@ -7,9 +7,8 @@ import pytest
 import tensorflow as tf
 
 import kwrap
-from kwrap.errors import PlanError
+from kwrap.errors import NoFloatingTensorsError, PlanError
 from kwrap_quantize import (
-    NoFloatingTensorsError,
     NonFiniteRangeError,
     QuantizeInput,
     QuantizeOutput,

@@ -370,7 +370,7 @@ def test_a_place_where_no_file_can_be_is_an_error_before_the_work(tmp_path):
 
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(SaveError, match="no file"):
+    with pytest.raises(SaveError, match="a pipe, and would be replaced"):
         to_litert(chain(), tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
 

@@ -1,11 +1,12 @@
 """The adapters on a model by their names: which there are, and how much each of them counts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import keras
 
 import kwrap
-from kwrap.errors import AbsentHookError
+from kwrap.errors import AbsentHookError, OptionValueError
 from kwrap.options import checked_number
 from kwrap_lora._hook import LoRA
 
@@ -33,11 +34,9 @@ def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, 
 
     Raises:
         AbsentHookError: an adapter is not on the model; nothing was changed.
-        OptionValueError: a factor is no finite number.
+        OptionValueError: a factor is no finite number, or `chosen` is no names.
     """
-    hooks = hooks_by_name(model)
-    names = [chosen] if isinstance(chosen, str) else chosen
-    scales = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
+    hooks, scales = hooks_by_name(model), _scales(chosen)
     for name, scale in scales.items():
         if name not in hooks:
             raise AbsentHookError(model.name, name, list(hooks))
@@ -46,6 +45,15 @@ def use_adapters(model: keras.Model, chosen: str | Sequence[str] | Mapping[str, 
         for _, hook in those:
             hook.scale.assign(scales.get(name, 0.0))
     return model
+
+
+def _scales(chosen: Any) -> dict[str, float]:
+    """Return the factor of each adapter that is chosen, not checked; raise OptionValueError if these are no names."""
+    names = [chosen] if isinstance(chosen, str) else chosen
+    if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+        problem = "is neither a name, nor several, nor a factor for each name"
+        raise OptionValueError("use_adapters", "chosen", chosen, problem)
+    return dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
 
 
 def hooks_by_name(model: keras.Model) -> dict[str, list[tuple[str, LoRA]]]:

@@ -9,6 +9,7 @@ import keras
 
 import kwrap
 from kwrap.errors import AbsentHookError, KwrapError, OptionValueError
+from kwrap.options import checked_bool
 from kwrap_lora._adapters import hooks_by_name
 from kwrap_lora._errors import AdapterFileError
 from kwrap_lora._file import Adapter, SavedLayer, SavedWeight, read, write
@@ -25,9 +26,10 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     """Write what an adapter on `model` has learned into a small file: A and B of each weight, and DoRA's magnitudes.
 
     And what `load_adapter` needs: the adapter's name and options, its layers' places, shapes, and a hash (SHA-256) of
-    each weight beside it. The weights themselves are not in it, nor the scale. It is a zip file of arrays as
-    `numpy.savez` writes them, and is written beside `path`, and then put in the place of what was there in one step.
-    Values that are NaN or infinite are written as they are; `load_adapter` refuses them.
+    each weight beside it. The weights themselves are not in it, nor the scale, nor what else has trained, as biases
+    that were not frozen. It is a zip file of arrays as `numpy.savez` writes them, and is written beside `path`, and
+    then put in the place of what was there in one step. Values that are NaN or infinite are written as they are;
+    `load_adapter` refuses them.
 
     Args:
         path: ends in `.npz`.
@@ -36,7 +38,7 @@ def save_adapter(model: keras.Model, path: str | os.PathLike[str], name: str | N
     Raises:
         AbsentHookError: there is no such adapter, or none at all.
         OptionValueError: the path ends otherwise; or there are several, and no name was given.
-        OSError: it cannot be written; what was there is as it was.
+        SaveError: it cannot be written; what was there is as it was.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -84,13 +86,14 @@ def load_adapter(
 
     Raises:
         AdapterFileError: the file is no adapter, or damaged, or has values that are NaN or infinite.
-        OptionValueError: `name` is no hook's name.
+        OptionValueError: `name` is no hook's name, or `other_base` not True or False.
         AdapterMismatchError: layers or weights are missing, have other shapes, or (unless `other_base`) other values.
         DuplicateHookError: one of the layers has a hook of this name.
         OSError: the file cannot be read.
     """
     if name is not None and not (isinstance(name, str) and name and "/" not in name):
         raise OptionValueError("load_adapter", "name", name, "is no hook's name: a text, not empty, without '/'")
+    checked_bool("load_adapter", "other_base", other_base)
     adapter = read(Path(path))
     layers = layers_of(model)
     # Of more rows than the model has layers, one more is enough to be refused: one of them is of no layer.

@@ -1,7 +1,7 @@
 """Noise, dropped connections and paths, and Monte-Carlo dropout for Keras 3 models, as a plugin of kwrap."""
 
 from kwrap_noise._drop import DropConnect, DropPath, MonteCarloDropout
-from kwrap_noise._errors import NoFloatingTensorsError, NothingRandomError
+from kwrap_noise._errors import NothingRandomError
 from kwrap_noise._hook import Noise, WeightNoise
 from kwrap_noise._samples import Samples, predict_samples, sampling
 
@@ -9,7 +9,6 @@ __all__ = [
     "DropConnect",
     "DropPath",
     "MonteCarloDropout",
-    "NoFloatingTensorsError",
     "Noise",
     "NothingRandomError",
     "Samples",

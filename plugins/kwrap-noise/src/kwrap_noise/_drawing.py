@@ -6,8 +6,8 @@ from typing import Any, Literal
 import keras
 
 import kwrap
+from kwrap.errors import NoFloatingTensorsError
 from kwrap.options import checked_int
-from kwrap_noise._errors import NoFloatingTensorsError
 
 __all__ = ["Drawing", "is_floating"]
 
@@ -16,8 +16,10 @@ class Drawing(kwrap.Hook):
     """Draw random numbers.
 
     Layers draw independently of each other. With a `seed`, what a layer draws follows from the seed, its path and the
-    hook's name, and is the same in every run; without, from Keras' global seed (`keras.utils.set_random_seed`). The
-    generator is saved with the model, so that training that goes on draws what would have come.
+    hook's name, and is the same in every run; in a model that is built once more in one process, if its layers have
+    names of their own, as those that Keras gives (`dense_3`) go on counting. Without, it follows from Keras' global
+    seed (`keras.utils.set_random_seed`). The generator is saved with the model, so that training that goes on draws
+    what would have come.
     """
 
     # Whether it acts at inference, whatever its phase: see `sampling`.

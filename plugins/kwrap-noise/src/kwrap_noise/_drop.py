@@ -110,7 +110,7 @@ class MonteCarloDropout(kwrap.Hook):
     """Let Keras' own dropout and noise layers draw at inference as they do in training (Gal & Ghahramani 2016).
 
     https://arxiv.org/abs/1506.02142. Recurrent layers draw what the `dropout` and `recurrent_dropout` of their cells
-    say, and a cell of your own is told as a whole that it trains. `MultiHeadAttention` and `GroupedQueryAttention` hold
+    say, and a cell of your own is told as a whole that it trains. `MultiHeadAttention` and `GroupQueryAttention` hold
     a `Dropout`, which gets the hook. No other layer is told that it trains: batch normalization stays as it is at
     inference.
 

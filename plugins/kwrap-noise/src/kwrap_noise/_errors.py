@@ -2,7 +2,7 @@
 
 from kwrap.errors import KwrapError
 
-__all__ = ["NoFloatingTensorsError", "NothingRandomError"]
+__all__ = ["NothingRandomError"]
 
 
 class NothingRandomError(KwrapError, ValueError):
@@ -13,15 +13,4 @@ class NothingRandomError(KwrapError, ValueError):
         super().__init__(
             f"model {model!r} draws nothing: it has neither hooks of kwrap-noise nor dropout layers of Keras with a "
             "rate above 0. Put one on, such as kwrap.wrap_model(model, 'noise', where=...)"
-        )
-
-
-class NoFloatingTensorsError(KwrapError, TypeError):
-    """A hook was put on a layer that takes, or gives, no floating tensor, so that there is nothing to draw for."""
-
-    def __init__(self, hook: str, path: str | None, what: str) -> None:
-        self.hook, self.path, self.what = hook, path, what
-        super().__init__(
-            f"hook {hook!r} at {path!r}: there is no floating tensor among the layer's {what}. Leave it out with "
-            "exclude=..., or choose layers with where=..."
         )

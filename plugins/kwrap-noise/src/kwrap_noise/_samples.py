@@ -60,7 +60,7 @@ def predict_samples(
     Raises:
         NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras that draw: with a
             rate, or a deviation, above 0.
-        OptionValueError: `n` is no int, or below 1.
+        OptionValueError: `n` is no int, or below 1; or `seed` is no int.
     """
     count, statistics = checked_int("predict_samples", "n", n), _Statistics(return_samples)
     with sampling(model, seed=seed):
@@ -85,13 +85,15 @@ def sampling(model: keras.Model, *, seed: int | None = None) -> Iterator[keras.M
     Raises:
         NothingRandomError: the model has neither hooks of kwrap-noise nor dropout layers of Keras that draw: with a
             rate, or a deviation, above 0.
+        OptionValueError: `seed` is no int.
     """
+    number = None if seed is None else checked_int("sampling", "seed", seed, least=None)
     with ExitStack() as after:
         if not _is_sampling(model):
             _start(model, after)
-        if seed is not None:
+        if number is not None:
             for place, state in enumerate(_generator_states(model)):
-                state.assign([zlib.crc32(f"{seed} {place}".encode()), 0])
+                state.assign([zlib.crc32(f"{number} {place}".encode()), 0])
         yield model
 
 

@@ -122,12 +122,13 @@ def shapes(model: keras.Model, inputs: Any = None, *, where: Any = None, trainin
         ModelTypeError: this is no Keras model.
         WrapperStateError: the model is not built; or there are no inputs, and it does not say what it takes.
     """
+    plan = kwrap.plan(model, Trace(name=_SHAPES), where=where)
     if inputs is None and not hasattr(model, "inputs"):
         raise WrapperStateError(
             f"model {model.name!r} does not say what it takes: give something to call it on, as in "
             "kwrap_probe.shapes(model, inputs)"
         )
-    kwrap.wrap_model(model, Trace(name=_SHAPES), where=where)
+    plan.apply()
     lines: list[str] = []
     token = _lines.set(lines)
     try:

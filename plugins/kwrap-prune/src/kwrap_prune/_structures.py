@@ -113,9 +113,13 @@ def _ranked(scores: Any) -> Any:
 
 
 def _matrix_shape(target: kwrap.WeightTarget) -> tuple[int, int]:
+    """Return the shape of `target.as_matrix`, where axes of inputs and outputs at once stand with the outputs."""
     rows = math.prod(target.shape[axis] for axis in target.input_axes)
-    return rows, math.prod(target.shape[axis] for axis in target.output_axes)
+    return rows, math.prod(size for axis, size in enumerate(target.shape) if axis not in target.input_axes)
 
 
 def _described(target: kwrap.WeightTarget) -> str:
-    return f"{target.name!r}, whose shape is {target.shape} and as a matrix {_matrix_shape(target)}"
+    return (
+        f"{target.name!r}, whose shape is {target.shape} and as a matrix {_matrix_shape(target)}: "
+        "nothing is padded, so leave the layer out, or prune it in another way"
+    )

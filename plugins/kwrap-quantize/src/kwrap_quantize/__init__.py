@@ -9,7 +9,6 @@ from kwrap_quantize._checks import kwrap_check_plan
 from kwrap_quantize._errors import (
     CalibrationError,
     DataError,
-    NoFloatingTensorsError,
     NonFiniteRangeError,
     RangeNotSeenError,
     TensorCountError,
@@ -45,7 +44,6 @@ __all__ = [
     "LiteRTBitsError",
     "LiteRTDtypeError",
     "LiteRTReport",
-    "NoFloatingTensorsError",
     "NonFiniteRangeError",
     "Operator",
     "QuantizeActivation",

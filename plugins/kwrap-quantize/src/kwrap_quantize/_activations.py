@@ -7,8 +7,9 @@ import keras
 import tensorflow as tf
 
 import kwrap
+from kwrap.errors import NoFloatingTensorsError
 from kwrap.options import checked_bool, checked_int, checked_number
-from kwrap_quantize._errors import NoFloatingTensorsError, TensorCountError
+from kwrap_quantize._errors import TensorCountError
 from kwrap_quantize._fake import rounded, usable_range
 from kwrap_quantize._modes import observer, ranges_are_constants
 from kwrap_quantize._moving import extremes, moved

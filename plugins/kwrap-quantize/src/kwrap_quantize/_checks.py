@@ -6,8 +6,9 @@ from typing import Any
 import keras
 
 import kwrap
+from kwrap.errors import NoFloatingTensorsError
 from kwrap_quantize._activations import QuantizeInput, QuantizeOutput
-from kwrap_quantize._errors import NoFloatingTensorsError, TensorCountError
+from kwrap_quantize._errors import TensorCountError
 from kwrap_quantize._weights import QuantizeWeights
 
 __all__ = ["kwrap_check_plan"]

@@ -7,7 +7,6 @@ from kwrap.errors import KwrapError, listed
 __all__ = [
     "CalibrationError",
     "DataError",
-    "NoFloatingTensorsError",
     "NonFiniteRangeError",
     "RangeNotSeenError",
     "TensorCountError",
@@ -35,17 +34,6 @@ class NonFiniteRangeError(KwrapError, ArithmeticError):
             f"{what}: there are NaN or infinite values in what {listed(self.paths)} take, give, or have for a range. "
             "kwrap.check(model) names such weights; if they are finite, look at the data, or calibrate again: "
             "kwrap_quantize.calibrate(model, data)"
-        )
-
-
-class NoFloatingTensorsError(KwrapError, TypeError):
-    """A hook was put on a layer that takes, or gives, no floating tensor, so that there is nothing to round."""
-
-    def __init__(self, hook: str, path: str | None, what: str) -> None:
-        self.hook, self.path, self.what = hook, path, what
-        super().__init__(
-            f"hook {hook!r} at {path!r}: there is no floating tensor among the layer's {what}. Leave it out with "
-            "exclude=..., or choose layers with where=..."
         )
 
 

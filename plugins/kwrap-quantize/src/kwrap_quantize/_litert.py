@@ -2,14 +2,12 @@
 
 import os
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 import kwrap
-from kwrap.errors import SaveError
 from kwrap.options import checked_int
 from kwrap_quantize._batches import batches
 from kwrap_quantize._compare import compare, require_interpreter
@@ -68,23 +66,23 @@ def to_litert(
     check_asked(model, input_dtype, output_dtype)
     if batch_size is not None:
         batch_size = checked_int("to_litert", "batch_size", batch_size)
-    target = _target(path)
-    given = None
-    if validate is not None:
-        require_interpreter()
-        given = batches(model, validate, _BATCH, "to_litert(validate=...)")
-    require_ranges(model, "to_litert")
-    check_bits(model)
-    check_policies(model)
-    content = _convert(model, input_dtype, output_dtype, batch_size)
-    check_ends(model.name, content, input_dtype, output_dtype)
-    check_zeros(model.name, content)
-    operators = tuple(read_operators(content))
-    check_operators(model.name, operators)
-    if strict and (floats := [one for one in operators if one.is_float]):
-        raise FloatOperatorError(model.name, floats)
-    comparison = None if given is None else compare(model, content, given)
-    _write(target, content)
+    with kwrap.atomic_write(path) as beside:
+        given = None
+        if validate is not None:
+            require_interpreter()
+            given = batches(model, validate, _BATCH, "to_litert(validate=...)")
+        require_ranges(model, "to_litert")
+        check_bits(model)
+        check_policies(model)
+        content = _convert(model, input_dtype, output_dtype, batch_size)
+        check_ends(model.name, content, input_dtype, output_dtype)
+        check_zeros(model.name, content)
+        operators = tuple(read_operators(content))
+        check_operators(model.name, operators)
+        if strict and (floats := [one for one in operators if one.is_float]):
+            raise FloatOperatorError(model.name, floats)
+        comparison = None if given is None else compare(model, content, given)
+        beside.write_bytes(content)
     return LiteRTReport(os.fspath(path), len(content), operators, comparison)
 
 
@@ -115,28 +113,3 @@ def _signature(model: keras.Model, batch_size: int | None) -> Any:
         return keras.InputSpec(dtype=tensor.dtype, shape=(batch_size, *tensor.shape[1:]), name=tensor.name)
 
     return [keras.tree.map_structure(spec, inputs)]
-
-
-def _target(path: str | os.PathLike[str]) -> Path:
-    """Return where the file goes.
-
-    Raises:
-        SaveError: no file can be written there.
-    """
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise SaveError(os.fspath(path), "it is a folder")
-    if target.exists() and not target.is_file():
-        raise SaveError(os.fspath(path), "it is no file, and would be replaced by one")
-    if not target.parent.is_dir():
-        raise SaveError(os.fspath(path), f"there is no folder {os.fspath(target.parent)!r}")
-    return target
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write the file so that a reader finds the old one or the new one."""
-    try:
-        with kwrap.atomic_write(target) as beside:
-            beside.write_bytes(content)
-    except OSError as error:
-        raise SaveError(os.fspath(target), error.strerror or str(error)) from error

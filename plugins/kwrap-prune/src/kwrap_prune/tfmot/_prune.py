@@ -48,6 +48,9 @@ def prune_low_magnitude(
         OptionError: `kwargs` were given, and no single layer (a TypeError).
     """
     prune = _hook(pruning_schedule, block_size, block_pooling_type, sparsity_m_by_n)
+    if pruning_policy is not None and not _is_policy(pruning_policy):
+        problem = "is no PruningPolicy, such as PruneForLatencyOnXNNPack()"
+        raise OptionValueError(_NAME, "pruning_policy", pruning_policy, problem)
     if kwargs:
         to_prune = _with_arguments(to_prune, kwargs)
     if isinstance(to_prune, keras.Layer):
@@ -101,6 +104,11 @@ def _hook(schedule: Any, block_size: Any, pooling: Any, m_by_n: Any) -> Prune:
         raise OptionValueError(_NAME, _ARGUMENTS[error.option], given[error.option], error.problem) from error
     except OptionError as error:
         raise OptionError(_NAME, _ARGUMENTS[error.option], error.problem) from error
+
+
+def _is_policy(given: Any) -> bool:
+    """Tell whether it says what to prune: an object with the methods of one, of any class, but not the class."""
+    return not isinstance(given, type) and callable(getattr(given, "allow_pruning", None))
 
 
 def _m_by_n(value: Any) -> tuple[int, int]:
