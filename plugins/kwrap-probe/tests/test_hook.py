@@ -136,6 +136,27 @@ def test_one_of_every_n_calls_is_measured_and_all_of_it_alone_counts():
         must_be(statistics, *(batch[name] for batch in batches))
 
 
+def test_a_probe_adds_few_ops_to_a_step_and_a_branch_for_each_time_to_look():
+    def ops(hooks):
+        layer = kwrap.Wrapper(keras.layers.Dense(2), hooks)
+        layer.build((None, 6))
+
+        def step(inputs):
+            with tf.GradientTape() as tape:
+                tape.watch(inputs)
+                loss = tf.reduce_sum(layer(inputs, training=True))
+            return tape.gradient(loss, [inputs, layer.kernel.value])
+
+        graph = tf.function(step).get_concrete_function(tf.TensorSpec((None, 6))).graph
+        free = {"Const", "Identity", "IdentityN", "NoOp", "Placeholder"}  # that TensorFlow drops, or nearly so
+        return [op.type for op in graph.get_operations() if op.type not in free]
+
+    bare, probed = ops([]), ops([Probe()])
+    # Inputs and outputs; the outputs' gradient; the kernel; its gradient.
+    assert probed.count("If") == 4
+    assert len(probed) - len(bare) <= 22
+
+
 def test_of_a_layer_that_is_called_twice_a_step_both_calls_are_measured():
     layer = kwrap.Wrapper(keras.layers.Dense(2), [Probe("inputs", every=10, sample=None)])
     for _ in range(100):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kwrap_probe._measure import BIN_COUNT, Part, added, bin_edges, flat, length, measure
+from kwrap_probe._measure import BIN_COUNT, Part, added, bin_edges, flat, length, measure, sampled
 
 VALUES = np.random.default_rng(0).normal(2.0, 3.0, size=(40, 50)).astype("float32")
 VALUES[:5] = 0.0
@@ -91,11 +91,24 @@ def test_a_sample_is_from_all_over_and_follows_no_axis():
     assert measured(np.arange(90_000, dtype="float32"), sample=1000)[Part.HIGH] > 89_000
 
 
-@pytest.mark.parametrize("size", [101, 117, 250])
+@pytest.mark.parametrize("size", [101, 117, 150, 161, 166, 167, 200, 250])
 def test_a_sample_takes_no_value_twice(size):
     values = bin_edges()[-size:, 0].astype("float32")  # each in a bin of its own
     counts = measured(values, 100, histogram=True)[len(Part) :]
     assert (counts.sum(), counts.max()) == (100, 1)
+
+
+@pytest.mark.parametrize("size", [*range(4096, 4200), 5000, 6143, 6144, 6827, 8191, 123_457, 2**24 + 1])
+def test_the_places_of_a_sample_rise_from_the_first_part_to_the_last(size):
+    part = size / 4096
+    places = np.array(sampled(tf.range(size), 4096))
+    assert np.all(np.diff(places) > 0)
+    assert np.all(np.abs(places - np.arange(4096) * part) <= part)
+
+
+def test_a_sample_of_two_of_three_values_leaves_no_channel_of_three_out():
+    taken = np.array(sampled(tf.tile([0, 1, 2], [2048]), 4096))
+    assert np.bincount(taken).min() > 4096 / 4
 
 
 def test_a_sample_at_a_multiple_of_the_channels_sees_all_channels():
@@ -118,6 +131,15 @@ def test_xla_measures_the_same(values):
     )()
     assert compiled.shape == (length(True),)
     np.testing.assert_allclose(compiled, measured(values, 500, True), rtol=1e-6)
+
+
+def test_a_measurement_takes_few_ops_and_no_branch():
+    kernel, vector = measure(4096, True), tf.TensorSpec([length(True)], tf.float64)
+    # Each op takes longer to start than 4096 values take.
+    assert kernel.cost(tf.TensorSpec([10**6]), vector).ops <= 58
+    body = tf.function(lambda values, vector: kernel(values, vector)).get_concrete_function(tf.TensorSpec([9]), vector)
+    (called,) = body.graph.as_graph_def().library.function
+    assert {"If", "StatelessIf", "Where", "FloorDiv"}.isdisjoint(node.op for node in called.node_def)
 
 
 def test_one_trace_serves_all_lengths():

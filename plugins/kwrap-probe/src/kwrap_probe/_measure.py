@@ -73,26 +73,30 @@ def measure(sample: int | None, histogram: bool) -> kwrap.Kernel[..., Any]:
     """
 
     def measured(values: Any, vector: Any) -> Any:
-        values = values if values.dtype == tf.float64 else tf.cast(values, tf.float32)
-        part = values if sample is None else _sampled(values, sample)
-        count = tf.size(part, out_type=tf.int64)
-
-        def of_finite() -> Any:
-            return _vector(tf.boolean_mask(part, tf.math.is_finite(part)), count, histogram)
-
-        # A sum is finite only if all are; one that overflows takes the longer way for nothing.
-        whole = tf.math.is_finite(tf.reduce_sum(part))
-        return added(vector, tf.cond(whole, lambda: _vector(part, count, histogram), of_finite))
+        part = values if sample is None else sampled(values, sample)
+        return _joined(_split(vector), _parts(part, histogram))
 
     return kwrap.kernel(measured)
 
 
 def added(old: Any, new: Any) -> Any:
     """Return the vector of all that two vectors are of."""
-    low, high = tf.minimum(old[Part.LOW], new[Part.LOW]), tf.maximum(old[Part.HIGH], new[Part.HIGH])
-    both = tf.where(old[Part.SIZE] > 0, tf.stack([low, high]), new[: Part.SIZE])
-    extremes = tf.where(new[Part.SIZE] > 0, both, old[: Part.SIZE])
-    return tf.concat([extremes, old[Part.SIZE :] + new[Part.SIZE :]], 0)
+    return _joined(_split(old), _split(new))
+
+
+def _split(vector: Any) -> Sequence[Any]:
+    """Return the least, the greatest, their number and the rest of a vector, each of one axis."""
+    parts: Sequence[Any] = tf.split(vector, [1, 1, 1, -1], num=4)
+    return parts
+
+
+def _joined(old: Sequence[Any], new: Sequence[Any]) -> Any:
+    """Return the vector of both: what is extreme of no values does not count."""
+    (old_low, old_high, old_size, old_rest), (low, high, size, rest) = old, new
+    has_old, has_new = old_size > 0, size > 0
+    low = tf.where(has_new, tf.where(has_old, tf.minimum(old_low, low), low), old_low)
+    high = tf.where(has_new, tf.where(has_old, tf.maximum(old_high, high), high), old_high)
+    return tf.concat([low, high, old_size + size, old_rest + rest], 0)
 
 
 def of_all_replicas(new: Any) -> Any:
@@ -112,35 +116,49 @@ def of_all_replicas(new: Any) -> Any:
     return tf.concat([extremes, sums], 1)
 
 
-def _sampled(values: Any, sample: int) -> Any:
-    """Return all values, or `sample` of them from all over."""
+def sampled(values: Any, sample: int) -> Any:
+    """Return all values, or `sample` of them from all over, in their order."""
     count = tf.size(values, out_type=tf.int64)
-    kept, places = tf.minimum(count, sample), np.arange(sample)
-    starts = tf.range(sample + 1, dtype=tf.int64) * count // sample
-    within = tf.constant(places * _GOLDEN % 1.0) * tf.cast(starts[1:] - starts[:-1], tf.float64)
-    spread = starts[:-1] + tf.cast(within, tf.int64)
-    return tf.gather(values, tf.where(count > sample, spread, tf.constant(places))[:kept])
+    # In float64: TensorFlow divides integers one by one.
+    stride = tf.maximum(tf.cast(count, tf.float64) / sample, 1.0)
+    places = np.arange(sample, dtype="float64")
+    # A place in a part of its own. Where parts are short, not in all of it: a multiple may be 0.382 below the one
+    # before, and two places have to be one value apart.
+    shift = tf.minimum(stride, (stride - 1.0) * 2.5)
+    spread = tf.cast(places * stride + places * _GOLDEN % 1.0 * shift, tf.int64)
+    return tf.gather(values, spread[:count])
 
 
-def _vector(finite: Any, count: Any, histogram: bool) -> Any:
-    """Return the vector of `count` values, of which those that are `finite` are given."""
-    size = tf.size(finite, out_type=tf.int64)
-    extremes = tf.stack([tf.reduce_min(finite), tf.reduce_max(finite)])
-    extremes = tf.where(size > 0, extremes, tf.zeros_like(extremes))
-    wide = tf.cast(finite, tf.float64)  # in which the difference of the sums is exact enough for a spread
-    zeros = size - tf.math.count_nonzero(finite)
-    numbers = tf.cast(tf.stack([size, count - size, tf.ones_like(count)]), tf.float64)
-    sums = [tf.reduce_sum(wide), tf.reduce_sum(wide * wide), tf.cast(zeros, tf.float64)]
-    return tf.concat([tf.cast(extremes, tf.float64), numbers, sums, *([_counted(finite)] if histogram else [])], 0)
+def _parts(values: Any, histogram: bool) -> Sequence[Any]:
+    """Return, of flat values, what `_split` does of a vector; where there are none, extremes are infinite."""
+    wide = tf.cast(values, tf.float64)  # in which the difference of the sums is exact enough for a spread
+    finite = tf.math.is_finite(wide)
+    ones = tf.cast(finite, tf.float64)
+    known = tf.math.multiply_no_nan(wide, ones)
+    size = _sum(ones)
+    rest = [
+        tf.cast(tf.size(values, out_type=tf.int64), tf.float64) - size,
+        tf.ones([1], tf.float64),
+        _sum(known),
+        _sum(tf.square(known)),
+        _sum(tf.cast(tf.equal(wide, 0.0), tf.float64)),
+        *([_counted(known, finite)] if histogram else []),
+    ]
+    low = tf.reduce_min(tf.where(finite, wide, np.inf), keepdims=True)
+    high = tf.reduce_max(tf.where(finite, wide, -np.inf), keepdims=True)
+    return low, high, size, tf.concat(rest, 0)
 
 
-def _counted(values: Any) -> Any:
-    """Return how many of finite values are in each bin."""
+def _sum(values: Any) -> Any:
+    return tf.reduce_sum(values, keepdims=True)
+
+
+def _counted(values: Any, counts: Any) -> Any:
+    """Return how many of finite values are in each bin, of those that count: a bool for each."""
     narrow = tf.cast(values, tf.float32)
     bits = tf.bitwise.right_shift(tf.bitcast(tf.abs(narrow), tf.int32), _BITS_BELOW)
     magnitude = tf.clip_by_value(bits - (_FIRST_BITS - 1), 1, _MAGNITUDES)
     places = _ZERO_BIN + tf.cast(tf.sign(narrow), tf.int32) * magnitude
-    counts = tf.raw_ops.DenseBincount(
-        input=places, size=BIN_COUNT, weights=tf.zeros([0], tf.float32), binary_output=False
-    )
-    return tf.cast(counts, tf.float64)
+    weights = tf.cast(counts, tf.float32)  # GPUs count in no other floating dtype
+    counted = tf.raw_ops.DenseBincount(input=places, size=BIN_COUNT, weights=weights, binary_output=False)
+    return tf.cast(counted, tf.float64)
