@@ -1304,14 +1304,21 @@ def test_objects_that_keras_names_are_counted_before_they_are_made_and_names_go_
     counted = []
     with _keras.objects_counted(lambda: counted.append(1)):
         layers.Dense(1)
-        assert len(counted) == 1
+        assert len(counted) == 2  # it, and its name
         layers.Dense(1, name="own")
-        assert len(counted) == 1
+        assert len(counted) == 3
         keras.ops.split(keras.KerasTensor((10, 2)), 10)
-        assert len(counted) == 1 + 1 + 1 + 10  # the tensor, the operation and its outputs
+        assert len(counted) == 3 + 1 + 2 + 10  # the tensor, the operation and its outputs
+        with keras.RematScope("full"):
+            assert layers.Dense(1, name="remade")._remat_mode.mode == "full"
+        assert layers.Dense(1, name="own")._remat_mode is None
+        before = len(counted)
         keras.Sequential([layers.Lambda(keras.ops.relu, name="relu")]).build((None, 3))
-        assert len(counted) > 14
+        assert len(counted) > before + 2
     assert layers.Dense(1).name == f"dense_{number + 2}"
+    made = len(counted)
+    layers.Dense(1)
+    assert len(counted) == made
 
 
 def test_an_object_that_is_refused_is_never_made():

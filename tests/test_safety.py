@@ -594,7 +594,7 @@ def test_an_operation_of_a_thousand_million_outputs(name, options, source):
     forged = forging.forge(source, lambda _: graph_of(layer, tensor_of("input", shape), shape=shape))
     keras.KerasTensor((1,))  # the first has no number
     before = keras.KerasTensor((1,)).name
-    error = refused(forged, errors.OversizedFileError, "asks for more than 20,0.. tensors and other objects")
+    error = refused(forged, errors.OversizedFileError, "asks for more than 20,0.. layers, tensors and other objects")
     assert error.limit < 21_000
     assert "safe_mode=False" in str(error)
     assert int(keras.KerasTensor((1,)).name.rpartition("_")[2]) == int(before.rpartition("_")[2]) + 1
@@ -726,6 +726,16 @@ def test_a_call_of_very_many_tensors(source):
     layer = part_of("keras.layers", "Concatenate", name="last", axis=1)
     forged = forging.forge(source, lambda _: graph_of(layer, [tensor_of("input")] * 5_000))
     refused(forged, errors.UnreadableFileError, "its graph calls 'last' on 5,000 tensors, not on 1 to 4,000")
+
+
+@item(37)
+def test_a_backbone_of_very_many_layers(tmp_path, monkeypatch):
+    backbone = pytest.importorskip("keras_hub.models").BertBackbone
+    sizes = {"vocabulary_size": 5, "num_heads": 1, "hidden_dim": 2, "intermediate_dim": 2, "max_sequence_length": 4}
+    backbone(num_layers=1, **sizes).save(tmp_path / "bert.keras")
+    forged = forging.forge(tmp_path / "bert.keras", lambda config: config["config"].update(num_layers=10**9))
+    monkeypatch.setattr(_bounds, "OBJECTS_FLOOR", 500)  # and not 20,000, which takes ten seconds
+    refused(forged, errors.OversizedFileError, "asks for more than 50. layers, tensors and other objects")
 
 
 # --- by chance -------------------------------------------------------------------------------------------------------

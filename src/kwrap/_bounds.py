@@ -1,7 +1,7 @@
 """How much a file's config may have made: told by the config itself, and counted while Keras makes the model."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 from kwrap import _keras
@@ -10,7 +10,7 @@ from kwrap_files import Contents, in_bytes, parts_of
 
 __all__ = ["bounded"]
 
-# Objects that Keras names by itself: models of Keras and KerasHub make fewer than 3,000 each.
+# Variables, layers, operations, and what else Keras names by itself: of models of Keras and KerasHub, thousands.
 OBJECTS_FLOOR: Final = 20_000
 # Functional models make one for 150 bytes of their config or more.
 BYTES_AN_OBJECT: Final = 100
@@ -49,16 +49,23 @@ def bounded(contents: Contents, file: str, safe_mode: bool) -> Iterator[None]:
         _check_splitting(parts, file)
         for size in map(_lists_size, parts):
             measure(size, "lists")
-    with ExitStack() as stack:
-        stack.enter_context(_keras.variables_measured(measure))
-        if safe_mode:
-            objects = OBJECTS_FLOOR + contents.config_size // BYTES_AN_OBJECT
-            count, count_traced = (
-                _Count(file, "tensors and other objects", objects),
-                _Count(file, "operations to be traced", objects * OPERATIONS_AN_OBJECT),
-            )
-            stack.enter_context(_keras.objects_counted(count))
-            stack.enter_context(_keras.operations_counted(count_traced))
+    if not safe_mode:
+        with _keras.variables_measured(measure):
+            yield
+        return
+    objects = OBJECTS_FLOOR + contents.config_size // BYTES_AN_OBJECT
+    count = _Count(file, "layers, tensors and other objects", objects)
+    count_traced = _Count(file, "operations to be traced", objects * OPERATIONS_AN_OBJECT)
+
+    def measure_and_count(size: int) -> None:
+        measure(size)
+        count()
+
+    with (
+        _keras.variables_measured(measure_and_count),
+        _keras.objects_counted(count),
+        _keras.operations_counted(count_traced),
+    ):
         yield
 
 

@@ -81,19 +81,24 @@ def name_counters_restorer() -> Callable[[], None]:
 
 @contextmanager
 def objects_counted(count: Callable[[], None]) -> Iterator[None]:
-    """Inside the context, call `count` for each object of this thread that Keras names by itself, before it is made.
+    """Inside the context, call `count` for the objects of Keras that this thread makes, before each is made.
 
-    Those are symbolic tensors, operations, metrics, losses, seed generators, layers without a name of their own, and
-    each trace of a function for its outputs' shapes. What `count` raises keeps the object from being made.
+    Those are layers and operations, and once more each object that Keras names by itself: symbolic tensors, metrics,
+    losses, seed generators, layers without a name of their own; and each time that a function is traced for its
+    outputs' shapes. What `count` raises keeps the object from being made.
     """
     counters = global_state.get_global_attribute("object_name_uids")
+    scopes = global_state.get_global_attribute("remat_scope_stack")
     global_state.set_global_attribute("object_name_uids", _CountedNames(count, counters or {}))
+    global_state.set_global_attribute("remat_scope_stack", _CountedScopes(count, scopes or ()))
     try:
         yield
     finally:
         counted = global_state.get_global_attribute("object_name_uids")
         if isinstance(counted, _CountedNames):  # else something has set them anew
             global_state.set_global_attribute("object_name_uids", defaultdict(int, counted))
+        if isinstance(global_state.get_global_attribute("remat_scope_stack"), _CountedScopes):
+            global_state.set_global_attribute("remat_scope_stack", scopes)
 
 
 class _CountedNames(defaultdict[str, int]):
@@ -106,6 +111,18 @@ class _CountedNames(defaultdict[str, int]):
     def __setitem__(self, name: str, number: int) -> None:
         self._count()
         super().__setitem__(name, number)
+
+
+class _CountedScopes(list[Any]):
+    """The stack of `keras.RematScope`: each operation, and so each layer, asks once whether it is empty."""
+
+    def __init__(self, count: Callable[[], None], scopes: Iterable[Any]) -> None:
+        super().__init__(scopes)
+        self._count = count
+
+    def __bool__(self) -> bool:
+        self._count()
+        return len(self) > 0
 
 
 @contextmanager
