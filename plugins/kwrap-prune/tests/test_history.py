@@ -7,7 +7,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 import kwrap
-from kwrap.errors import AbsentHookError, MissingPackageError, OptionValueError
+from kwrap.errors import AbsentHookError, MissingPackageError, OptionValueError, SaveError
 from kwrap_prune import ConstantSparsity, PolynomialDecay, Prune, PruningHistory, report
 
 BATCHES = 4
@@ -157,7 +157,7 @@ def test_plotting_opens_no_figure_of_pyplot(trained, tmp_path):
 
 def test_a_plot_that_cannot_be_put_in_its_place_leaves_nothing_beside_it(trained, tmp_path):
     (tmp_path / "pruning.png").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(SaveError, match="it is a folder"):
         trained[0].plot(tmp_path / "pruning.png")
     assert [path.is_dir() for path in tmp_path.iterdir()] == [True]
 
