@@ -43,16 +43,15 @@ def bounded(contents: Contents, file: str, safe_mode: bool) -> Iterator[None]:
         OversizedFileError: it asks for too much of what can be counted; at once, or while the model is made.
     """
     measure = _Measure(file, contents.limit)
-    if safe_mode:
-        parts = list(parts_of(contents.configs))
-        _check_nodes(parts, file)
-        _check_splitting(parts, file)
-        for size in map(_lists_size, parts):
-            measure(size, "lists")
     if not safe_mode:
         with _keras.variables_measured(measure):
             yield
         return
+    parts = list(parts_of(contents.configs))
+    _check_nodes(parts, file)
+    _check_splitting(parts, file)
+    for size in map(_lists_size, parts):
+        measure(size, "lists")
     objects = OBJECTS_FLOOR + contents.config_size // BYTES_AN_OBJECT
     count = _Count(file, "layers, tensors and other objects", objects)
     count_traced = _Count(file, "operations to be traced", objects * OPERATIONS_AN_OBJECT)
