@@ -76,6 +76,8 @@ def test_a_file_of_any_kind_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(SaveError, match=r"notes\.txt' was not written: disk full") as raised, kwrap.atomic_write(path):
         raise OSError(errno.ENOSPC, "disk full")
     assert isinstance(raised.value.__cause__, OSError)
+    with pytest.raises(SaveError, match=r"notes\.txt' was not written: .*other\.png'"), kwrap.atomic_write(path):
+        (tmp_path / "other.png").read_bytes()
     with pytest.raises(OptionValueError, match="atomic_write: path=None is no path"), kwrap.atomic_write(None):
         pass
     assert path.read_text() == "old"

@@ -48,7 +48,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             beside.unlink()
         if isinstance(error, OSError) and not isinstance(error, KwrapError):
-            raise SaveError(file, error.strerror or str(error)) from error
+            is_of_another = error.filename not in (None, os.fspath(beside))  # as where a writer reads what it writes
+            raise SaveError(file, str(error) if is_of_another else error.strerror or str(error)) from error
         raise
     with contextlib.suppress(OSError):  # some file systems cannot; the new file is whole, and in its place already
         _bring_to_disk(target.parent)
