@@ -13,7 +13,7 @@ from tensorflow.python.ops import control_flow_util
 from kwrap._keras import unconverted
 from kwrap.errors import KernelError
 
-__all__ = ["Cost", "Kernel", "kernel"]
+__all__ = ["Cost", "Kernel", "is_jit_compiled", "kernel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,9 +48,10 @@ class Kernel(Generic[P, R]):
     """A compute function that TensorFlow traces once a dtype, with variants for devices and for XLA.
 
     Arguments are scalars and flat tensors, `(n,)` of any length; whatever else they are is converted by
-    `tf.convert_to_tensor`. Inside another `tf.function` a call is one op that calls the shared trace, not a copy of its
-    ops, so a model pays for the trace once and not once a layer. AutoGraph is off: control flow is `tf.cond` and
-    `tf.while_loop`. A kernel that calls others is traced once for each kind of caller: theirs are chosen for it, too.
+    `tf.convert_to_tensor`. `*values` takes any number of them, with a trace for each number. Inside another
+    `tf.function` a call is one op that calls the shared trace, not a copy of its ops, so a model pays for the trace
+    once and not once a layer. AutoGraph is off: control flow is `tf.cond` and `tf.while_loop`. A kernel that calls
+    others is traced once for each kind of caller: theirs are chosen for it, too.
 
     Raises `KernelError` for an argument of more than one axis, and for a variant that does not fit.
     """
@@ -61,7 +62,9 @@ class Kernel(Generic[P, R]):
         self.name = function.__name__
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
-        if unfit := [each.name for each in parameters if each.kind is not each.POSITIONAL_OR_KEYWORD]:
+        if unfit := [
+            each.name for each in parameters if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+        ]:
             raise KernelError(self.name, f"parameters {unfit} are not plain ones, given by position or by name")
         self._implementations: list[_Implementation[P, R]] = [_Implementation(function)]
         self._traces: dict[tuple[_Implementation[P, R], Signature, object], Callable[..., R]] = {}
@@ -71,7 +74,7 @@ class Kernel(Generic[P, R]):
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         tensors = [tf.convert_to_tensor(value) for value in bound.args]
-        signature = tuple(self._spec(name, tensor) for name, tensor in zip(bound.arguments, tensors, strict=True))
+        signature = tuple(self._spec(bound, place, tensor) for place, tensor in enumerate(tensors))
         caller = _caller()
         return self._trace(self._choose(caller), signature, caller)(*tensors)
 
@@ -182,8 +185,9 @@ class Kernel(Generic[P, R]):
                 _tracing.reset(token)
             return self._traces.setdefault(for_caller if tracing.calls_kernels else for_all, trace)
 
-    def _spec(self, parameter: str, tensor: tf.Tensor) -> tf.TensorSpec:
+    def _spec(self, bound: inspect.BoundArguments, place: int, tensor: tf.Tensor) -> tf.TensorSpec:
         if tensor.shape.rank not in (0, 1):
+            parameter = [*bound.arguments][min(place, len(bound.arguments) - 1)]
             raise KernelError(
                 self.name, f"{parameter!r} has shape {tensor.shape}; give it flat: tf.reshape({parameter}, [-1])"
             )
@@ -224,7 +228,7 @@ def _caller() -> _Caller:
     tracing = _tracing.get()
     if tracing is not None:
         return tracing.caller
-    return _Caller(_caller_device() if _Variants.mind_devices else None, _caller_is_xla())
+    return _Caller(_caller_device() if _Variants.mind_devices else None, is_jit_compiled())
 
 
 def _caller_device() -> str:
@@ -234,8 +238,8 @@ def _caller_device() -> str:
     return device or ("GPU" if tf.config.get_visible_devices("GPU") else "CPU")
 
 
-def _caller_is_xla() -> bool:
-    """Return whether the caller is being traced for `jit_compile=True`, or is inside such a function."""
+def is_jit_compiled() -> bool:
+    """Return whether what is traced now is compiled by XLA: in a function with `jit_compile=True`, or called by one."""
     # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))
 
