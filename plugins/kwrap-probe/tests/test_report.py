@@ -20,7 +20,7 @@ X = np.random.default_rng(0).normal(size=(500, 3)).astype("float32")
 def probed() -> keras.Model:
     """Return a model with odd names, after a call in training."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="[b]<script>dense&$")], name="<i>net")
-    kwrap.wrap_model(model, [Probe(every=1), Probe("outputs", histogram=False, name="plain")])
+    kwrap.wrap_model(model, [Probe(every=1, sample=None), Probe("outputs", histogram=False, name="plain")])
     model(X, training=True)
     return model
 

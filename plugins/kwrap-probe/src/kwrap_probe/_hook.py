@@ -1,24 +1,40 @@
 """The hook that measures what goes through a layer."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any, Literal, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import kwrap
 from kwrap.errors import TargetError
 from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError
-from kwrap_probe._measure import added, flat, length, measure, of_all_replicas
+from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas, sampled
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
+from kwrap_probe._turn import first, is_due, next_turn
 from kwrap_probe._watch import Cell, assigned, floating, replicas, watched
 
 __all__ = ["Probe"]
 
 # By the name of its state: what it is of, and the weight, if it is one's.
 Vectors = dict[tuple[str, str | None], keras.Variable]
+Look = tuple[Cell, Sequence[Any]]  # tensors, and where to keep what is measured of them
+
+
+class _Call(NamedTuple):
+    """A call that goes on: whether it is measured, a bool scalar, its graph, and what else is to be looked at."""
+
+    due: Any
+    graph: Any
+    looks: list[Look]
+
+
+# By the id of the probe. Replicas are threads, which take turns.
+_calls: ContextVar[Mapping[int, _Call]] = ContextVar("_calls")
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -35,8 +51,8 @@ class Probe(kwrap.Hook):
 
     Args:
         watch: which of "inputs", "outputs", "output_gradients", "weights", "weight_gradients". Default: all.
-        every: of so many calls in a row measure one: the first of all, then one at a place that changes, so that of a
-            layer that is called several times a step no call is left out for good.
+        every: of so many calls in a row measure one, the first of all among them; now and then the next comes a call
+            later, so that of a layer that is called several times a step no call is left out for good.
         sample: of a tensor of more values, measure that many, from all over it. None: all.
         histogram: whether to count the values, too: in 513 bins, of a quarter of an octave.
         log: statistics that are metrics of the model, such as "outputs/zeros" or "weight_gradients/spread": named
@@ -56,7 +72,7 @@ class Probe(kwrap.Hook):
         watch: Sequence[str] = SOURCES,
         *,
         every: int = 10,
-        sample: int | None = 4096,
+        sample: int | None = 1024,
         histogram: bool = True,
         log: Sequence[str] = (),
         phase: Literal["always", "training", "inference"] = "training",
@@ -70,19 +86,19 @@ class Probe(kwrap.Hook):
         self.log = checked_log(log, self.watch, self.hook_name)
 
     def build(self, layer: keras.Layer) -> None:
-        """Create a vector for each thing that is watched, and the counter of calls."""
+        """Create a vector for each thing that is watched, and what tells when to measure."""
         of_weights = [source for source in self.watch if source.startswith("weight")]
         if len(of_weights) == len(self.watch) and not self.target_weights:
             raise TargetError(
                 f"hook {self.name!r} at {self.path!r}: nothing but weights is watched, and of the layer there are none "
                 "for a hook: leave it out with exclude=..., or name weights with the option targets=..."
             )
-        self.calls = self.add_weight(
-            dtype="int32", initializer="zeros", trainable=False, aggregation="only_first_replica", name="calls"
+        self.turn = self.add_weight(
+            dtype="int32", initializer="zeros", trainable=False, aggregation="only_first_replica", name="turn"
         )
         # Not "mean": what is assigned is of all replicas already, and the same in each.
         kind = {"dtype": "float64", "initializer": "zeros", "aggregation": "only_first_replica"}
-        shape = (length(self.histogram),)
+        shape = nothing(self.histogram).shape
         for source in self.watch:
             if source in of_weights:
                 for target in self.target_weights:
@@ -98,13 +114,14 @@ class Probe(kwrap.Hook):
         ]
 
     def initialize(self, layer: keras.Layer) -> None:
-        """Begin with no calls."""
+        """Begin with nothing measured."""
         self.reset()
 
     def reset(self) -> None:
         """Forget what was measured, and measure again in the next call."""
-        for variable in (self.calls, *self.vectors().values()):
-            variable.assign(keras.ops.zeros(variable.shape, variable.dtype))
+        self.turn.assign(first(self.every))
+        for variable in self.vectors().values():
+            variable.assign(nothing(self.histogram))
 
     def vectors(self) -> Vectors:
         """Return the variables with what was measured, by what it is of: the source, and the weight's name or None."""
@@ -118,39 +135,42 @@ class Probe(kwrap.Hook):
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
-        count = tf.convert_to_tensor(self.calls.value)
-        due = self._is_due(count)
-        assigned(self.calls, count + 1)
-        outputs = call_next(inputs)
+        turn = tf.convert_to_tensor(self.turn.value)
+        assigned(self.turn, next_turn(turn, self.every))
+        call = _Call(is_due(turn, self.every), _graph(), [])
+        token = _calls.set({**_calls.get({}), id(self): call})
+        try:
+            outputs = call_next(inputs)
+        finally:
+            _calls.reset(token)
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
         looks = {"inputs": floating(inputs), "outputs": tensors}
         vectors = [(getattr(self, source), seen) for source, seen in looks.items() if source in self.watch]
-        self._record(due, [(Cell(vector), seen) for vector, seen in vectors])
+        self._record(call.due, [*((Cell(vector), seen) for vector, seen in vectors), *call.looks])
         if "output_gradients" not in self.watch:
             return outputs
-        return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, due, each), outputs)
+        return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, call.due, each), outputs)
 
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value`; measure it and its gradient in the calls that are measured."""
-        # `call`, which is around this, has counted the call already.
-        due = self._is_due(tf.convert_to_tensor(self.calls.value) - 1)
+        call = _calls.get({}).get(id(self))
+        if call is None:  # a hook between says that the layer trains, where it was called as one that does not
+            return value
         if "weights" in self.watch:
-            self._record(due, [(Cell(self.state(target, "weights")), [value])])
+            look = (Cell(self.state(target, "weights")), [value])
+            if _graph() is call.graph:
+                call.looks.append(look)
+            else:  # in a branch or loop of a hook between, whose tensors cannot leave it
+                self._record(call.due, [look])
         if "weight_gradients" not in self.watch:
             return value
-        return self._watched(self.state(target, "weight_gradients"), due, value)
+        return self._watched(self.state(target, "weight_gradients"), call.due, value)
 
     def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return `value`: nothing is left of a look at it."""
         return value
-
-    def _is_due(self, count: Any) -> Any:
-        """Return whether the call after `count` others is measured, a bool scalar."""
-        # Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): 2**32 over the golden ratio, as an int32.
-        place = tf.bitwise.right_shift(count // self.every * -1640531527, 16) % self.every
-        return tf.equal(count % self.every, place)
 
     def _prefix(self) -> str:
         return "" if self.name == self.hook_name else f"{self.name}_"
@@ -161,35 +181,42 @@ class Probe(kwrap.Hook):
         cell = Cell(variable)
         return watched(tensor, lambda gradient: self._record(due, [(cell, [gradient])]))
 
-    def _record(self, due: Any, looks: Sequence[tuple[Cell, Sequence[Any]]]) -> list[Any]:
+    def _record(self, due: Any, looks: Sequence[Look]) -> list[Any]:
         """Add to each cell what is measured of its tensors, if it is time; return the ops that do."""
         looks = [(cell, tensors) for cell, tensors in looks if tensors]
-        measured = measure(self.sample, self.histogram)
         if not looks:
             return []
-        if replicas() == 1 and all(cell.is_held for cell, _ in looks):
-            return [tf.cond(due, lambda: _added_to(looks, measured), lambda: tf.constant(False))]
+        cells, seen = [cell for cell, _ in looks], [tensors for _, tensors in looks]
+        if self.sample is not None and kwrap.is_jit_compiled():
+            seen = [[sampled(flat(tensors), self.sample)] for tensors in seen]  # XLA copies what a condition is given
+
+        def measured(vectors: Sequence[Any]) -> Any:
+            return measure(self.sample, self.histogram)(*map(flat, seen), *vectors)
+
+        def add() -> Any:
+            done = [
+                op
+                for cell, vector in zip(cells, measured([cell.read() for cell in cells]), strict=True)
+                for op in cell.assign(vector)
+            ]
+            with tf.control_dependencies(done):
+                return tf.constant(True)
+
+        if replicas() == 1 and all(cell.is_held for cell in cells):
+            return [tf.cond(due, add, lambda: tf.constant(False))]
         # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
-        nothing = tf.zeros([len(looks), length(self.histogram)], tf.float64)
-        new = tf.cond(
-            due,
-            lambda: tf.stack([measured(flat(tensors), nothing[0]) for _, tensors in looks]),
-            lambda: nothing,
-        )
+        none = [nothing(self.histogram)] * len(cells)
+        new = tf.cond(due, lambda: tf.stack(measured(none)), lambda: tf.constant(np.stack(none)))
         return [
             op
-            for (cell, _), each in zip(looks, tf.unstack(of_all_replicas(new)), strict=True)
-            for op in cell.assign(added(cell.read(), each))
+            for cell, vector in zip(cells, tf.unstack(of_all_replicas(new)), strict=True)
+            for op in cell.assign(added(cell.read(), vector))
         ]
 
 
-def _added_to(looks: Sequence[tuple[Cell, Sequence[Any]]], measured: Callable[..., Any]) -> Any:
-    """Add; return what is there once that is done."""
-    done: list[Any] = []
-    for cell, tensors in looks:
-        done += cell.assign(measured(flat(tensors), cell.read()))
-    with tf.control_dependencies(done):
-        return tf.constant(True)
+def _graph() -> Any:
+    """Return the graph that ops go into now; None if they are computed."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def series(source: str, weight: str | None) -> str:

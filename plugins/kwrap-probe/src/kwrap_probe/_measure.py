@@ -9,21 +9,33 @@ import numpy as np
 import tensorflow as tf
 
 import kwrap
+from kwrap_probe._turn import GOLDEN
 
-__all__ = ["BIN_COUNT", "Part", "added", "bin_edges", "flat", "length", "measure", "of_all_replicas"]
+__all__ = [
+    "BIN_COUNT",
+    "Part",
+    "added",
+    "bin_edges",
+    "extremes",
+    "flat",
+    "measure",
+    "nothing",
+    "of_all_replicas",
+    "sampled",
+]
 
 
 class Part(enum.IntEnum):
-    """The places in a vector; bins of the histogram come after the last. All but NON_FINITE is of finite values."""
+    """The places in a vector; bins of the histogram come after the last. All but VALUES is of finite values."""
 
-    LOW = 0
+    NEGATED_LOW = 0  # so that of both extremes the greater one counts
     HIGH = 1
     SIZE = 2
-    NON_FINITE = 3
-    CALLS = 4
-    TOTAL = 5
-    SQUARES = 6
-    ZEROS = 7
+    VALUES = 3
+    TOTAL = 4
+    SQUARES = 5
+    ZEROS = 6
+    CALLS = 7
 
 
 # A bin is a quarter of an octave: the bits of a float32 down to the second of its mantissa. Fixed bins, as counts of
@@ -34,15 +46,17 @@ BIN_COUNT = 2 * _MAGNITUDES + 1
 _ZERO_BIN = _MAGNITUDES
 _BITS_BELOW = 21
 _FIRST_BITS = (127 + _FIRST_OCTAVE) * _PER_OCTAVE
-# Multiples of it, modulo 1, are spread evenly however many there are, and follow no axis of a tensor: a plain stride of
-# the number of channels would see one channel only. Each gives the place in a part of the tensor of its own, so that
-# none is taken twice.
-_GOLDEN = (5**0.5 - 1) / 2
+_SIGN_BIT = 1 << 31 - _BITS_BELOW
 
 
-def length(histogram: bool) -> int:
-    """Return the length of a vector with or without a histogram."""
-    return len(Part) + (BIN_COUNT if histogram else 0)
+def nothing(histogram: bool) -> Any:
+    """Return the vector of no values, with or without a histogram."""
+    return np.array([-np.inf] * Part.SIZE + [0.0] * (len(Part) - Part.SIZE + (BIN_COUNT if histogram else 0)))
+
+
+def extremes(vector: Any) -> tuple[float, float]:
+    """Return the least and the greatest of a vector's values; 0 and 0 where there are none."""
+    return (-float(vector[Part.NEGATED_LOW]), float(vector[Part.HIGH])) if vector[Part.SIZE] else (0.0, 0.0)
 
 
 def bin_edges() -> Any:
@@ -67,36 +81,25 @@ def flat(tensors: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def measure(sample: int | None, histogram: bool) -> kwrap.Kernel[..., Any]:
-    """Return the kernel that adds what it measures of a flat floating tensor to a vector.
+    """Return the kernel that adds what it measures of flat floating tensors to as many vectors, given behind them.
 
-    One trace a dtype serves all layers of equal options.
+    One trace for a number of them, and their dtypes, serves all layers of equal options.
     """
 
-    def measured(values: Any, vector: Any) -> Any:
-        part = values if sample is None else sampled(values, sample)
-        return _joined(_split(vector), _parts(part, histogram))
+    def measured(*tensors: Any) -> Any:
+        half = len(tensors) // 2
+        return [
+            added(vector, _vector(values if sample is None else sampled(values, sample), histogram))
+            for values, vector in zip(tensors[:half], tensors[half:], strict=True)
+        ]
 
     return kwrap.kernel(measured)
 
 
 def added(old: Any, new: Any) -> Any:
     """Return the vector of all that two vectors are of."""
-    return _joined(_split(old), _split(new))
-
-
-def _split(vector: Any) -> Sequence[Any]:
-    """Return the least, the greatest, their number and the rest of a vector, each of one axis."""
-    parts: Sequence[Any] = tf.split(vector, [1, 1, 1, -1], num=4)
-    return parts
-
-
-def _joined(old: Sequence[Any], new: Sequence[Any]) -> Any:
-    """Return the vector of both: what is extreme of no values does not count."""
-    (old_low, old_high, old_size, old_rest), (low, high, size, rest) = old, new
-    has_old, has_new = old_size > 0, size > 0
-    low = tf.where(has_new, tf.where(has_old, tf.minimum(old_low, low), low), old_low)
-    high = tf.where(has_new, tf.where(has_old, tf.maximum(old_high, high), high), old_high)
-    return tf.concat([low, high, old_size + size, old_rest + rest], 0)
+    is_extreme = np.arange(new.shape[0]) < Part.SIZE
+    return tf.where(is_extreme, tf.maximum(old, new), old + new)
 
 
 def of_all_replicas(new: Any) -> Any:
@@ -104,61 +107,57 @@ def of_all_replicas(new: Any) -> Any:
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return new
-    # Nothing reduces to the least: each replica puts its extremes into a place of its own, and places are added.
-    count = context.num_replicas_in_sync
-    own = tf.one_hot(context.replica_id_in_sync_group, count, dtype=tf.float64)[:, None, None]
-    parts, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [own * new[:, : Part.SIZE + 1], new[:, Part.SIZE :]])
-    seen = parts[:, :, Part.SIZE] > 0
-    low = tf.reduce_min(tf.where(seen, parts[:, :, Part.LOW], tf.float64.max), 0)
-    high = tf.reduce_max(tf.where(seen, parts[:, :, Part.HIGH], tf.float64.min), 0)
-    extremes = tf.stack([low, high], 1)
-    extremes = tf.where(tf.reduce_any(seen, 0)[:, None], extremes, tf.zeros_like(extremes))
-    return tf.concat([extremes, sums], 1)
+    # Nothing reduces to the greatest: each replica puts its extremes into a place of its own, and places are added.
+    own = tf.range(context.num_replicas_in_sync) == context.replica_id_in_sync_group
+    placed = tf.where(own[:, None, None], new[:, : Part.SIZE], 0.0)
+    parts, sums = context.all_reduce(tf.distribute.ReduceOp.SUM, [placed, new[:, Part.SIZE :]])
+    return tf.concat([tf.reduce_max(parts, 0), sums], 1)
 
 
 def sampled(values: Any, sample: int) -> Any:
     """Return all values, or `sample` of them from all over, in their order."""
-    count = tf.size(values, out_type=tf.int64)
     # In float64: TensorFlow divides integers one by one.
-    stride = tf.maximum(tf.cast(count, tf.float64) / sample, 1.0)
-    places = np.arange(sample, dtype="float64")
-    # A place in a part of its own. Where parts are short, not in all of it: a multiple may be 0.382 below the one
-    # before, and two places have to be one value apart.
-    shift = tf.minimum(stride, (stride - 1.0) * 2.5)
-    spread = tf.cast(places * stride + places * _GOLDEN % 1.0 * shift, tf.int64)
-    return tf.gather(values, spread[:count])
+    count, places = tf.shape(values, out_type=tf.int64), np.arange(sample, dtype="float64")
+    # Multiples of the golden ratio, modulo 1, are spread evenly however many there are, and follow no axis of a tensor:
+    # a plain stride of the number of channels would see one channel only. Each is a place in a part of its own of the
+    # tensor. Where parts are short, not in all of it: a multiple may be 0.382 below the one before, and two places have
+    # to be one value apart, so that none is taken twice.
+    spread, most = places * GOLDEN % 1.0, places * GOLDEN % 1.0 * 2.5
+    length = tf.cast(count, tf.float64)
+    in_parts = tf.minimum(length * ((places + spread) / sample), length * ((places + most) / sample) - most)
+    taken = tf.cast(tf.maximum(in_parts, places), tf.int64)
+    return tf.gather(values, tf.strided_slice(taken, np.zeros(1, "int64"), count))
 
 
-def _parts(values: Any, histogram: bool) -> Sequence[Any]:
-    """Return, of flat values, what `_split` does of a vector; where there are none, extremes are infinite."""
+def _vector(values: Any, histogram: bool) -> Any:
+    """Return the vector of flat values."""
     wide = tf.cast(values, tf.float64)  # in which the difference of the sums is exact enough for a spread
     finite = tf.math.is_finite(wide)
-    ones = tf.cast(finite, tf.float64)
-    known = tf.math.multiply_no_nan(wide, ones)
-    size = _sum(ones)
-    rest = [
-        tf.cast(tf.size(values, out_type=tf.int64), tf.float64) - size,
-        tf.ones([1], tf.float64),
-        _sum(known),
-        _sum(tf.square(known)),
-        _sum(tf.cast(tf.equal(wide, 0.0), tf.float64)),
-        *([_counted(known, finite)] if histogram else []),
-    ]
-    low = tf.reduce_min(tf.where(finite, wide, np.inf), keepdims=True)
-    high = tf.reduce_max(tf.where(finite, wide, -np.inf), keepdims=True)
-    return low, high, size, tf.concat(rest, 0)
-
-
-def _sum(values: Any) -> Any:
-    return tf.reduce_sum(values, keepdims=True)
+    counts = tf.cast(finite, tf.float64)
+    known = tf.math.multiply_no_nan(wide, counts)
+    zeros = tf.cast(tf.equal(wide, 0.0), tf.float64)
+    return tf.concat(
+        [
+            tf.reduce_max(tf.where(finite, tf.stack([-wide, wide]), -np.inf), 1),
+            tf.reduce_sum(tf.stack([counts, tf.ones_like(wide), known, tf.square(known), zeros]), 1),
+            tf.ones([1], tf.float64),
+            *([_counted(known, finite)] if histogram else []),
+        ],
+        0,
+    )
 
 
 def _counted(values: Any, counts: Any) -> Any:
     """Return how many of finite values are in each bin, of those that count: a bool for each."""
-    narrow = tf.cast(values, tf.float32)
-    bits = tf.bitwise.right_shift(tf.bitcast(tf.abs(narrow), tf.int32), _BITS_BELOW)
-    magnitude = tf.clip_by_value(bits - (_FIRST_BITS - 1), 1, _MAGNITUDES)
-    places = _ZERO_BIN + tf.cast(tf.sign(narrow), tf.int32) * magnitude
+    bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
+    places = tf.gather(_places(), tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, _BITS_BELOW), 2 * _SIGN_BIT - 1))
     weights = tf.cast(counts, tf.float32)  # GPUs count in no other floating dtype
     counted = tf.raw_ops.DenseBincount(input=places, size=BIN_COUNT, weights=weights, binary_output=False)
     return tf.cast(counted, tf.float64)
+
+
+def _places() -> Any:
+    """Return the bin for all that the upper bits of a float32 may be, by these as an unsigned integer."""
+    magnitudes = np.clip(np.arange(_SIGN_BIT) - (_FIRST_BITS - 1), 1, _MAGNITUDES).astype("int32")
+    magnitudes[0] = 0  # and what is below 2**-128, which is zero to TensorFlow's arithmetic on CPUs
+    return np.concatenate([_ZERO_BIN + magnitudes, _ZERO_BIN - magnitudes])

@@ -40,11 +40,15 @@ def _spread(vector: Any) -> Any:
     return tf.sqrt(tf.maximum(mean_square - _mean(vector) ** 2, 0))
 
 
+def _known(vector: Any, extreme: Any) -> Any:
+    return tf.where(vector[Part.SIZE] > 0, extreme, 0.0)
+
+
 _STATISTICS: dict[str, Callable[[Any], Any]] = {
     "mean": _mean,
     "spread": _spread,
-    "minimum": lambda vector: vector[Part.LOW],
-    "maximum": lambda vector: vector[Part.HIGH],
+    "minimum": lambda vector: _known(vector, -vector[Part.NEGATED_LOW]),
+    "maximum": lambda vector: _known(vector, vector[Part.HIGH]),
     "zeros": lambda vector: tf.math.divide_no_nan(vector[Part.ZEROS], vector[Part.SIZE]),
-    "non_finite": lambda vector: vector[Part.NON_FINITE],
+    "non_finite": lambda vector: vector[Part.VALUES] - vector[Part.SIZE],
 }

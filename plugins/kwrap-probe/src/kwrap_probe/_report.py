@@ -14,7 +14,7 @@ import kwrap
 from kwrap.errors import AbsentHookError
 from kwrap.tables import Cell, Table, Tabular
 from kwrap_probe._hook import Probe, series
-from kwrap_probe._measure import BIN_COUNT, Part, bin_edges
+from kwrap_probe._measure import BIN_COUNT, Part, bin_edges, extremes
 from kwrap_probe._plot import save_plot
 
 __all__ = ["Report", "Statistics", "report"]
@@ -164,6 +164,7 @@ def report(model: keras.Model) -> Report:
 
 def _statistics(path: str, hook: str, source: str, weight: str | None, vector: Any) -> Statistics:
     size = float(vector[Part.SIZE])
+    minimum, maximum = extremes(vector)
     mean = float(vector[Part.TOTAL]) / size if size else 0.0
     mean_square = float(vector[Part.SQUARES]) / size if size else 0.0
     counts = vector[len(Part) :]
@@ -174,20 +175,20 @@ def _statistics(path: str, hook: str, source: str, weight: str | None, vector: A
         weight=weight,
         calls=int(vector[Part.CALLS]),
         size=int(size),
-        non_finite=int(vector[Part.NON_FINITE]),
-        minimum=float(vector[Part.LOW]),
-        maximum=float(vector[Part.HIGH]),
+        non_finite=int(vector[Part.VALUES] - vector[Part.SIZE]),
+        minimum=minimum,
+        maximum=maximum,
         mean=mean,
         spread=math.sqrt(max(mean_square - mean**2, 0.0)),
         zeros=int(vector[Part.ZEROS]),
-        bins=_bins(vector) if len(counts) == BIN_COUNT else (),
+        bins=_bins(counts, minimum, maximum) if len(counts) == BIN_COUNT else (),
     )
 
 
-def _bins(vector: Any) -> tuple[tuple[float, float, int], ...]:
-    counts, edges = vector[len(Part) :], bin_edges()
+def _bins(counts: Any, minimum: float, maximum: float) -> tuple[tuple[float, float, int], ...]:
+    edges = bin_edges()
     # The outermost ones take what is beyond them.
-    edges[0, 0], edges[-1, 1] = min(edges[0, 0], vector[Part.LOW]), max(edges[-1, 1], vector[Part.HIGH])
+    edges[0, 0], edges[-1, 1] = min(edges[0, 0], minimum), max(edges[-1, 1], maximum)
     (places,) = np.nonzero(counts)
     if not len(places):
         return ()
