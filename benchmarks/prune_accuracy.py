@@ -4,8 +4,9 @@ python benchmarks/prune_accuracy.py [--quick] [--save FOLDER], with kwrap and kw
 apt-get install dataset-fashion-mnist, on Debian and Ubuntu.
 
 For each seed a small net is trained for three epochs; copies of it are pruned in two more. They are compiled anew for
-that, so that Adam starts without its moments: a script with tfmot has to, and so the work is the same. (`wrap_model`
-keeps the optimizer as it is.) The unwrapped nets are counted: a layer with a zero too many or too few is an error.
+that, so that Adam starts without its moments: a script with tfmot has to, and so the work is the same. One row is of
+nets that are wrapped as they are, and go on with the optimizer that they have, as `wrap_model` lets them. The unwrapped
+nets are counted: a layer with a zero too many or too few is an error.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import pathlib
 import platform
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
@@ -60,6 +62,7 @@ class Setting:
     schedule: Callable[[float, int], Schedule]
     seeds: int = FEW
     regrow: bool = False
+    compiled_anew: bool = True
 
     def rules(self, sparsity: float, part: int) -> list[kwrap.Rule]:
         """Return a hook for each layer that is pruned, in one `part`-th of the time."""
@@ -98,6 +101,7 @@ def early(sparsity: float, part: int) -> Schedule:
 
 DENSE = Setting("dense", lambda sparsity: {}, of_tfmot, MANY)
 SAME = Setting("kwrap-prune, `regrow=False`", everywhere, of_tfmot, MANY)
+AS_IT_IS = Setting("kwrap-prune, not compiled anew", everywhere, of_tfmot, MANY, compiled_anew=False)
 REGROW = Setting("kwrap-prune, `regrow=True`", everywhere, of_tfmot, regrow=True)
 EARLY = Setting("earlier; every layer", everywhere, early)
 SHIFTED = Setting("earlier; first layer left out, last at 0.8, others at more", shifted, early)
@@ -137,8 +141,21 @@ def train(model: keras.Model, data: Data, *, epochs: int, seed: int, **options: 
     """Compile and train the model, with more options for `fit`."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)  # XLA is slower here
+    go_on(model, data, epochs=epochs, seed=seed, **options)
+
+
+def go_on(model: keras.Model, data: Data, *, epochs: int, seed: int, **options: object) -> None:
+    """Train the model as it is compiled."""
     keras.utils.set_random_seed(seed)  # the order of the batches
     model.fit(*data, batch_size=128, epochs=epochs, verbose=0, **options)
+
+
+def copied(model: keras.Model) -> keras.Model:
+    """Return a copy of the model with the state of its optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "dense.keras"
+        model.save(path)
+        return keras.models.load_model(path)
 
 
 def check_zeros(model: keras.Model, sparsities: dict[str, float]) -> None:
@@ -160,11 +177,12 @@ def accuracies(most: int, sparsities: tuple[float, ...], part: int, save: pathli
         train(dense, training, epochs=BEFORE, seed=seed)
         if save:
             np.savez(save / f"dense{seed}.npz", *dense.get_weights())
-        for setting, sparsity in [(DENSE, 0.0), *itertools.product((SAME, REGROW, *BEST), sparsities)]:
+        for setting, sparsity in [(DENSE, 0.0), *itertools.product((SAME, AS_IT_IS, REGROW, *BEST), sparsities)]:
             if seed >= setting.seeds:
                 continue
-            model = kwrap.clone_model(dense, setting.rules(sparsity, part) or None)
-            train(model, training, epochs=AFTER, seed=100 + seed)
+            rules = setting.rules(sparsity, part) or None
+            model = kwrap.clone_model(dense, rules) if setting.compiled_anew else kwrap.wrap_model(copied(dense), rules)
+            (train if setting.compiled_anew else go_on)(model, training, epochs=AFTER, seed=100 + seed)
             kwrap.unwrap_model(model)
             check_zeros(model, setting.sparsities(sparsity))
             accuracy = model.evaluate(*test, batch_size=1000, verbose=0)[1]
@@ -181,13 +199,15 @@ def progress(line: str) -> None:
 def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str]:
     """Yield the table of the same schedule, and what regrowing does to the accuracy."""
     dense = results[DENSE.name, 0.0]
-    same, regrow = ({s: results[setting.name, s] for s in sparsities} for setting in (SAME, REGROW))
+    same, as_it_is, regrow = ({s: results[setting.name, s] for s in sparsities} for setting in (SAME, AS_IT_IS, REGROW))
     rows = [row("tfmot 0.8.1, 2 seeds (issue 5)", TFMOT, sparsities, TFMOT_DENSE)]
     for seeds in sorted({min(FEW, len(dense)), len(dense)}):
         name = f"seeds 0 to {seeds - 1}, here"
         rows.append(row(f"tfmot 0.8.1, {name}", first(TFMOT_HERE, seeds), sparsities, None))
         rows.append(row(f"kwrap-prune, {name}", first(same, seeds), sparsities, dense[:seeds]))
         rows.append(row(f"difference, net by net, {name}", differences(first(same, seeds)), sparsities, None))
+        rows.append(row(f"{AS_IT_IS.name}, {name}", first(as_it_is, seeds), sparsities, None))
+        rows.append(row(f"its difference, net by net, {name}", differences(first(as_it_is, seeds)), sparsities, None))
     yield from table(["the same schedule, mean", *map(str, sparsities), "dense, 5 epochs"], rows)
     pairs = [pair for s in sparsities for pair in zip(same[s], regrow[s], strict=False)]
     gain = statistics.mean(after - before for before, after in pairs)
@@ -198,7 +218,8 @@ def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str
 def of_seeds(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str]:
     """Yield the table of each seed, of all settings."""
     rows = [
-        [setting.name, *(listed(results[setting.name, s]) for s in sparsities)] for setting in (SAME, REGROW, *BEST)
+        [setting.name, *(listed(results[setting.name, s]) for s in sparsities)]
+        for setting in (SAME, AS_IT_IS, REGROW, *BEST)
     ]
     yield from table(["each seed", *map(str, sparsities)], rows)
     yield f"\nDense, 5 epochs: {listed(results[DENSE.name, 0.0])}."
