@@ -325,6 +325,12 @@ def test_a_variant_without_a_condition_is_an_error(add):
         add.variant()
 
 
+@pytest.mark.parametrize("condition", [{"device": 3}, {"jit_compile": "yes"}, {"device": "GPU", "jit_compile": 1}])
+def test_a_condition_that_is_none_is_an_error(add, condition):
+    with pytest.raises(errors.KernelError, match='device type, such as "GPU", or True or False: device='):
+        add.variant(**condition)
+
+
 def test_a_variant_with_other_parameters_is_an_error(add):
     with pytest.raises(errors.KernelError, match=r"takes \['x'\], where the kernel takes \['values', 'amount'\]"):
         add.variant(jit_compile=True)(lambda x: x)

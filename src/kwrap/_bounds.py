@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from kwrap import _keras
 from kwrap.errors import OversizedFileError, UnreadableFileError
-from kwrap_files import Contents, in_bytes, parts_of
+from kwrap_files import Contents, in_bytes, is_object, parts_of
 
 __all__ = ["bounded"]
 
@@ -123,14 +123,14 @@ def _tensors_in(node: Any) -> int:
             if value.get("class_name") == "__keras_tensor__":
                 count += 1
             # What becomes an object is looked into by nothing that looks for tensors.
-            elif not ("class_name" in value and "config" in value):
+            elif not is_object(value):
                 waiting.extend(value.values())
     return count
 
 
 def _check_splitting(parts: Iterable[Mapping[str, Any]], file: str) -> None:
     """Raise where a layer that is traced, and not the graph, whose tensors are counted, would split a tensor."""
-    parts = [part for part in parts if "class_name" in part and "config" in part]
+    parts = [part for part in parts if is_object(part)]
     graphs = [part["config"] for part in parts if isinstance(part["config"], dict) and "input_layers" in part["config"]]
     in_graphs = {id(layer) for graph in graphs if isinstance(graph.get("layers"), list) for layer in graph["layers"]}
     traced: set[int] = set()

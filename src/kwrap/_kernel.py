@@ -118,11 +118,15 @@ class Kernel(Generic[P, R]):
         The decorated function is returned as it is. A call takes the implementation with the most conditions that hold
         for its caller, of equals the later one; they are looked at when the caller is traced.
 
-        Raises `KernelError` without a condition, if the parameters differ from the kernel's, or if another function
-        has the same conditions; defining the same function again replaces it.
+        Raises `KernelError` without a condition, or with one that is none, if the parameters differ from the kernel's,
+        or if another function has the same conditions; defining the same function again replaces it.
         """
         if device is None and jit_compile is None:
             raise KernelError(self.name, "a variant needs a condition: device=... or jit_compile=...")
+        if not isinstance(device, str | None) or not isinstance(jit_compile, bool | None):
+            raise KernelError(
+                self.name, f'a variant is for a device type, such as "GPU", or True or False: {device=}, {jit_compile=}'
+            )
 
         def add(function: Callable[P, R]) -> Callable[P, R]:
             self._add(_Implementation(function, device and device.upper(), jit_compile))

@@ -13,7 +13,7 @@ from typing import Any, Final
 import keras
 
 from kwrap.errors import UnknownClassError, UnreadableFileError, UnsafeFileError
-from kwrap_files import code_of, parts_of, title_of
+from kwrap_files import code_of, is_object, parts_of, title_of
 
 __all__ = ["check_references"]
 
@@ -60,7 +60,7 @@ def check_references(
         UnreadableFileError: an array in it is of a dtype that is not Keras'.
         UnknownClassError: it names what is neither Keras' nor registered nor in `custom_objects`.
     """
-    found = [part for part in parts_of(config, skip) if "class_name" in part and "config" in part]
+    found = [part for part in parts_of(config, skip) if is_object(part)]
     if safe_mode and (code := code_of(config, skip)):
         raise UnsafeFileError(file, code)
     unknown = [title_of(part) for part in found if not _is_known(part, custom_objects or {}, legacy)]

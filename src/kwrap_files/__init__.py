@@ -4,7 +4,16 @@ A package beside `kwrap`, for importing kwrap imports Keras: `kwrap inspect` and
 """
 
 from kwrap_files._contents import Contents, open_file, read_contents, read_open
-from kwrap_files._needs import SavedHook, code_of, foreign_classes_of, format_of, hooks_of, parts_of, title_of
+from kwrap_files._needs import (
+    SavedHook,
+    code_of,
+    foreign_classes_of,
+    format_of,
+    hooks_of,
+    is_object,
+    parts_of,
+    title_of,
+)
 from kwrap_files._problems import BadFileError, OversizedError, in_bytes
 from kwrap_files._text import printable
 
@@ -18,6 +27,7 @@ __all__ = [
     "format_of",
     "hooks_of",
     "in_bytes",
+    "is_object",
     "open_file",
     "parts_of",
     "printable",

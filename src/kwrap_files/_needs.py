@@ -6,7 +6,7 @@ from typing import Any
 
 from kwrap_files._problems import BadFileError
 
-__all__ = ["SavedHook", "code_of", "foreign_classes_of", "format_of", "hooks_of", "parts_of", "title_of"]
+__all__ = ["SavedHook", "code_of", "foreign_classes_of", "format_of", "hooks_of", "is_object", "parts_of", "title_of"]
 
 WRAPPER, HOOKED = _OWN = ("kwrap>Wrapper", "kwrap>Hooked")
 # Layers that unpickle, or run a program of TensorFlow; Keras refuses them in safe mode, too.
@@ -75,6 +75,11 @@ def parts_of(config: Any, skip: Container[int] = ()) -> Iterator[dict[str, Any]]
             waiting.extend(reversed(part))
 
 
+def is_object(part: Mapping[str, Any]) -> bool:
+    """Return whether Keras makes an object of a part of a config, or looks a function up."""
+    return "class_name" in part and "config" in part
+
+
 def hooks_of(config: Any) -> list[SavedHook]:
     """Return the hooks in a config, in the file's order.
 
@@ -117,7 +122,7 @@ def code_of(config: Any, skip: Container[int] = ()) -> list[str]:
 
 def foreign_classes_of(config: Any) -> list[str]:
     """Return the classes and functions that a config names and that are no modules' of Keras or of kwrap itself."""
-    named = [part for part in parts_of(config) if "class_name" in part and "config" in part and "module" in part]
+    named = [part for part in parts_of(config) if is_object(part) and "module" in part]
     own = ("keras", "kwrap", "builtins")
     return sorted({title_of(part) for part in named if str(part["module"]).partition(".")[0] not in own})
 
