@@ -204,10 +204,10 @@ def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str
     for seeds in sorted({min(FEW, len(dense)), len(dense)}):
         name = f"seeds 0 to {seeds - 1}, here"
         rows.append(row(f"tfmot 0.8.1, {name}", first(TFMOT_HERE, seeds), sparsities, None))
-        rows.append(row(f"kwrap-prune, {name}", first(same, seeds), sparsities, dense[:seeds]))
-        rows.append(row(f"difference, net by net, {name}", differences(first(same, seeds)), sparsities, None))
-        rows.append(row(f"{AS_IT_IS.name}, {name}", first(as_it_is, seeds), sparsities, None))
-        rows.append(row(f"its difference, net by net, {name}", differences(first(as_it_is, seeds)), sparsities, None))
+        for setting, values in ((SAME, same), (AS_IT_IS, as_it_is)):
+            own = first(values, seeds)
+            rows.append(row(f"{setting.name}, {name}", own, sparsities, dense[:seeds] if setting is SAME else None))
+            rows.append(row("its difference to tfmot's, net by net", differences(own), sparsities, None, sign="+"))
     yield from table(["the same schedule, mean", *map(str, sparsities), "dense, 5 epochs"], rows)
     pairs = [pair for s in sparsities for pair in zip(same[s], regrow[s], strict=False)]
     gain = statistics.mean(after - before for before, after in pairs)
@@ -241,9 +241,11 @@ def overall(setting: Setting, sparsity: float) -> float:
     return sum(round(value * SIZES[layer]) for layer, value in setting.sparsities(sparsity).items()) / TOTAL
 
 
-def row(name: str, values: dict, sparsities: tuple[float, ...], dense: Sequence[float] | None) -> list[str]:
+def row(
+    name: str, values: dict, sparsities: tuple[float, ...], dense: Sequence[float] | None, *, sign: str = "-"
+) -> list[str]:
     """Return the cells of means, each with its standard error."""
-    return [name, *(mean(values[sparsity]) for sparsity in sparsities), mean(dense) if dense else ""]
+    return [name, *(mean(values[sparsity], sign) for sparsity in sparsities), mean(dense) if dense else ""]
 
 
 def first(values: dict[float, Sequence[float]], seeds: int) -> dict[float, Sequence[float]]:
@@ -259,10 +261,10 @@ def differences(same: dict[float, Sequence[float]]) -> dict[float, list[float]]:
     }
 
 
-def mean(values: Sequence[float]) -> str:
+def mean(values: Sequence[float], sign: str = "-") -> str:
     """Return the mean of the seeds, with its standard error if there are several."""
     error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{error}"
+    return f"{statistics.mean(values):{sign}.4f}{error}"
 
 
 def listed(values: Sequence[float]) -> str:

@@ -78,12 +78,15 @@ def test_a_step_has_so_many_ops_more_for_each_kernel():
     """A guard without timing: reading it, its gradient, the call of the shared update, storing mask and step."""
 
     def ops(model: keras.Model) -> int:
-        return len(graph_of_step(model).node)
+        nodes = graph_of_step(model).node
+        taken = {name.lstrip("^").partition(":")[0] for node in nodes for name in node.input}
+        # A kernel that has to know its caller's device, as one has variants for some, makes a constant for nobody.
+        return sum(node.op != "Const" or node.name in taken for node in nodes)
 
     for depth in (2, 4):
         pruned = deep(depth)
         more = ops(pruned) - ops(kwrap.unwrap_model(kwrap.clone_model(pruned)))
-        assert 34 * depth <= more <= 35 * depth  # alone it is 34; after all other tests, it has been 35
+        assert more == 31 * depth
 
 
 def test_hooks_with_equal_options_share_a_trace_and_others_do_not():
