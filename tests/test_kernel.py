@@ -291,6 +291,14 @@ def test_a_kernel_with_parameters_that_cannot_be_tensors_is_an_error():
             return values
 
 
+def test_a_default_before_any_number_of_tensors_is_an_error():
+    with pytest.raises(errors.KernelError, match=r"\['factor'\] have defaults, before"):
+
+        @kernel
+        def bad(factor=2.0, *values):
+            return values
+
+
 def test_any_number_of_tensors_is_taken_with_a_trace_for_each_number():
     @kernel
     def sums(factor, *values):
@@ -331,8 +339,18 @@ def test_a_condition_that_is_none_is_an_error(add, condition):
         add.variant(**condition)
 
 
+@pytest.mark.parametrize(
+    "other", [lambda values, *amount: values, lambda values, *, amount: values], ids=["any number", "by name alone"]
+)
+def test_a_variant_with_parameters_of_another_kind_is_an_error(add, other):
+    with pytest.raises(
+        errors.KernelError, match=r"takes \(values, \*.*amount\), where the kernel takes \(values, amount"
+    ):
+        add.variant(jit_compile=True)(other)
+
+
 def test_a_variant_with_other_parameters_is_an_error(add):
-    with pytest.raises(errors.KernelError, match=r"takes \['x'\], where the kernel takes \['values', 'amount'\]"):
+    with pytest.raises(errors.KernelError, match=r"takes \(x\), where the kernel takes \(values, amount\)"):
         add.variant(jit_compile=True)(lambda x: x)
 
 

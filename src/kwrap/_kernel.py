@@ -62,10 +62,12 @@ class Kernel(Generic[P, R]):
         self.name = function.__name__
         self._signature = inspect.signature(function)
         parameters = self._signature.parameters.values()
-        if unfit := [
-            each.name for each in parameters if each.kind not in (each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
-        ]:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        if unfit := [each.name for each in parameters if each.kind not in kinds]:
             raise KernelError(self.name, f"parameters {unfit} are not plain ones, given by position or by name")
+        defaults = [each.name for each in parameters if each.default is not each.empty]
+        if defaults and any(each.kind is each.VAR_POSITIONAL for each in parameters):
+            raise KernelError(self.name, f"{defaults} have defaults, before a parameter of any number of tensors")
         self._implementations: list[_Implementation[P, R]] = [_Implementation(function)]
         self._traces: dict[tuple[_Implementation[P, R], Signature, object], Callable[..., R]] = {}
         self._lock = threading.RLock()
@@ -135,7 +137,7 @@ class Kernel(Generic[P, R]):
         return add
 
     def _add(self, new: _Implementation[P, R]) -> None:
-        expected, given = list(self._signature.parameters), list(inspect.signature(new.function).parameters)
+        expected, given = _parameters(self._signature), _parameters(inspect.signature(new.function))
         if given != expected:
             raise KernelError(self.name, f"its variant {new.source} takes {given}, where the kernel takes {expected}")
         same = [each for each in self._implementations if each.callers == new.callers]
@@ -201,6 +203,12 @@ class Kernel(Generic[P, R]):
 def kernel(function: Callable[P, R]) -> Kernel[P, R]:
     """Compile `function`, of scalars and flat tensors, so that one trace a dtype serves every caller."""
     return Kernel(function)
+
+
+def _parameters(signature: inspect.Signature) -> str:
+    """Return the parameters by name and kind: `(values, amount)`."""
+    bare = [each.replace(default=each.empty, annotation=each.empty) for each in signature.parameters.values()]
+    return str(inspect.Signature(bare))
 
 
 class _Caller(NamedTuple):

@@ -185,6 +185,70 @@ def test_weights_and_their_gradients_are_measured_where_a_hook_between_calls_in_
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
+class Twice(kwrap.Hook):
+    """Call the layer twice."""
+
+    def call(self, call_next, inputs):
+        return call_next(inputs) + call_next(inputs)
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
+class InAFunction(kwrap.Hook):
+    """Call the layer in a function of TensorFlow's, which is traced once."""
+
+    def call(self, call_next, inputs):
+        if "function" not in vars(self):
+            self.__dict__["function"] = tf.function(call_next)
+        return self.function(inputs)
+
+
+def calls_of_three_sources(hook: kwrap.Hook, *, compiled: bool, every: int, times: int) -> dict[str, int]:
+    probe = Probe(["inputs", "weights", "weight_gradients"], every=every, sample=None)
+    layer = kwrap.Wrapper(keras.layers.Dense(2), [probe, hook])
+    layer.build((None, 6))
+
+    def step(inputs):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(inputs, training=True))
+        return tape.gradient(loss, layer.kernel.value)
+
+    if compiled:
+        step = tf.function(step, autograph=False)
+    for _ in range(times):
+        step(tf.constant(X))
+    return {source: int(vector[Part.CALLS]) for (source, _), vector in probe.vectors().items()}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_weights_count_each_time_that_a_hook_between_calls_the_layer(compiled):
+    found = calls_of_three_sources(Twice(), compiled=compiled, every=1, times=3)
+    assert found == {"inputs": 3, "weights": 6, "weight_gradients": 6}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("every", [2, 3])
+def test_the_same_calls_are_measured_in_a_function_of_a_hook_between_that_is_traced_once(compiled, every):
+    found = calls_of_three_sources(InAFunction(), compiled=compiled, every=every, times=6)
+    assert found == dict.fromkeys(["inputs", "weights", "weight_gradients"], 6 // every)
+
+
+@pytest.mark.parametrize("size", [0, 7, 8, 9, 17, 24])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_sample_is_the_same_eagerly_and_compiled(size, jit_compile):
+    values, found = tf.constant(np.random.default_rng(size).normal(size=(size,))), []
+    for compiled in (False, True):
+        layer = kwrap.Wrapper(keras.layers.Identity(dtype="float64"), [Probe("inputs", every=1, sample=8)])
+
+        def call(inputs, layer=layer):
+            return layer(inputs, training=True)
+
+        (tf.function(call, jit_compile=jit_compile, autograph=False) if compiled else call)(values)
+        found.append(np.array(layer.hooks[0].inputs))
+    assert found[0][Part.SIZE] == min(size, 8)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
+
+
+@kwrap.hook(layer_type=keras.layers.Layer)
 class Trains(kwrap.Hook):
     """Call the layer as one that trains."""
 

@@ -152,6 +152,7 @@ def test_statistics_are_those_that_numpy_computes_of_the_whole_batch(found):
         assert (each["calls"], each["size"], each["non_finite"]) == (4, values.size, 0)
         assert each["zero_share"] == pytest.approx(np.mean(values == 0))
         numbers = [each["mean"], each["spread"], each["minimum"], each["maximum"]]
+        assert "-0.0" not in map(str, numbers)
         expected = [values.mean(), values.std(), values.min(), values.max()]
         np.testing.assert_allclose(numbers, expected, rtol=0, atol=tolerance * np.abs(values).max())
         assert sum(count for _, _, count in each["bins"]) == values.size

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import keras
@@ -15,7 +16,7 @@ from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas, sampled
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._turn import first, is_due, next_turn
+from kwrap_probe._turn import first, is_due, next_turn, was_due
 from kwrap_probe._watch import Cell, assigned, floating, replicas, watched
 
 __all__ = ["Probe"]
@@ -26,15 +27,15 @@ Look = tuple[Cell, Sequence[Any]]  # tensors, and where to keep what is measured
 
 
 class _Call(NamedTuple):
-    """A call that goes on: whether it is measured, a bool scalar, its graph, and what else is to be looked at."""
+    """A call that goes on: whether it is measured, a bool scalar, its graph, and the weights to be looked at."""
 
     due: Any
     graph: Any
-    looks: list[Look]
+    looks: dict[str, Look]
 
 
 # By the id of the probe. Replicas are threads, which take turns.
-_calls: ContextVar[Mapping[int, _Call]] = ContextVar("_calls")
+_calls: ContextVar[Mapping[int, _Call]] = ContextVar("_calls", default=MappingProxyType({}))
 
 
 @kwrap.hook(layer_type=keras.layers.Layer)
@@ -137,8 +138,8 @@ class Probe(kwrap.Hook):
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
         turn = tf.convert_to_tensor(self.turn.value)
         assigned(self.turn, next_turn(turn, self.every))
-        call = _Call(is_due(turn, self.every), _graph(), [])
-        token = _calls.set({**_calls.get({}), id(self): call})
+        call = _Call(is_due(turn, self.every), _graph(), {})
+        token = _calls.set({**_calls.get(), id(self): call})
         try:
             outputs = call_next(inputs)
         finally:
@@ -146,27 +147,30 @@ class Probe(kwrap.Hook):
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
-        looks = {"inputs": floating(inputs), "outputs": tensors}
-        vectors = [(getattr(self, source), seen) for source, seen in looks.items() if source in self.watch]
-        self._record(call.due, [*((Cell(vector), seen) for vector, seen in vectors), *call.looks])
+        seen = {"inputs": floating(inputs), "outputs": tensors}
+        looks = [(Cell(getattr(self, source)), each) for source, each in seen.items() if source in self.watch]
+        self._record(call.due, [*looks, *call.looks.values()])
         if "output_gradients" not in self.watch:
             return outputs
         return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, call.due, each), outputs)
 
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         """Return `value`; measure it and its gradient in the calls that are measured."""
-        call = _calls.get({}).get(id(self))
+        call = _calls.get().get(id(self))
         if call is None:  # a hook between says that the layer trains, where it was called as one that does not
             return value
+        is_same = _graph() is call.graph
+        # A tf.function of a hook between would keep the answer of the call that it was traced in.
+        due = call.due if is_same else was_due(tf.convert_to_tensor(self.turn.value), self.every)
         if "weights" in self.watch:
             look = (Cell(self.state(target, "weights")), [value])
-            if _graph() is call.graph:
-                call.looks.append(look)
-            else:  # in a branch or loop of a hook between, whose tensors cannot leave it
-                self._record(call.due, [look])
+            if is_same and target.name not in call.looks:
+                call.looks[target.name] = look
+            else:  # in a function of a hook between, whose tensors cannot leave it; or it calls the layer again
+                self._record(due, [look])
         if "weight_gradients" not in self.watch:
             return value
-        return self._watched(self.state(target, "weight_gradients"), call.due, value)
+        return self._watched(self.state(target, "weight_gradients"), due, value)
 
     def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return `value`: nothing is left of a look at it."""
@@ -182,36 +186,37 @@ class Probe(kwrap.Hook):
         return watched(tensor, lambda gradient: self._record(due, [(cell, [gradient])]))
 
     def _record(self, due: Any, looks: Sequence[Look]) -> list[Any]:
-        """Add to each cell what is measured of its tensors, if it is time; return the ops that do."""
+        """Add to each cell what is measured of its tensors, if it is time; return the ops that do.
+
+        No cell is in two looks: all are read before one is assigned.
+        """
         looks = [(cell, tensors) for cell, tensors in looks if tensors]
         if not looks:
             return []
-        cells, seen = [cell for cell, _ in looks], [tensors for _, tensors in looks]
+        cells, values = [cell for cell, _ in looks], [tensors for _, tensors in looks]
         if self.sample is not None and kwrap.is_jit_compiled():
-            seen = [[sampled(flat(tensors), self.sample)] for tensors in seen]  # XLA copies what a condition is given
+            values = [
+                [sampled(flat(tensors), self.sample)] for tensors in values
+            ]  # XLA copies what a condition is given
 
-        def measured(vectors: Sequence[Any]) -> Any:
-            return measure(self.sample, self.histogram)(*map(flat, seen), *vectors)
+        def added_to(vectors: Sequence[Any]) -> Any:
+            return measure(self.sample, self.histogram)(*map(flat, values), *vectors)
 
         def add() -> Any:
-            done = [
-                op
-                for cell, vector in zip(cells, measured([cell.read() for cell in cells]), strict=True)
-                for op in cell.assign(vector)
-            ]
-            with tf.control_dependencies(done):
+            with tf.control_dependencies(_all_assigned(cells, added_to([cell.read() for cell in cells]))):
                 return tf.constant(True)
 
         if replicas() == 1 and all(cell.is_held for cell in cells):
             return [tf.cond(due, add, lambda: tf.constant(False))]
         # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
         none = [nothing(self.histogram)] * len(cells)
-        new = tf.cond(due, lambda: tf.stack(measured(none)), lambda: tf.constant(np.stack(none)))
-        return [
-            op
-            for cell, vector in zip(cells, tf.unstack(of_all_replicas(new)), strict=True)
-            for op in cell.assign(added(cell.read(), vector))
-        ]
+        new = tf.cond(due, lambda: tf.stack(added_to(none)), lambda: tf.constant(np.stack(none)))
+        of_all = tf.unstack(of_all_replicas(new))
+        return _all_assigned(cells, [added(cell.read(), vector) for cell, vector in zip(cells, of_all, strict=True)])
+
+
+def _all_assigned(cells: Sequence[Cell], vectors: Sequence[Any]) -> list[Any]:
+    return [op for cell, vector in zip(cells, vectors, strict=True) for op in cell.assign(vector)]
 
 
 def _graph() -> Any:

@@ -56,7 +56,7 @@ def nothing(histogram: bool) -> Any:
 
 def extremes(vector: Any) -> tuple[float, float]:
     """Return the least and the greatest of a vector's values; 0 and 0 where there are none."""
-    return (-float(vector[Part.NEGATED_LOW]), float(vector[Part.HIGH])) if vector[Part.SIZE] else (0.0, 0.0)
+    return (0.0 - float(vector[Part.NEGATED_LOW]), float(vector[Part.HIGH])) if vector[Part.SIZE] else (0.0, 0.0)
 
 
 def bin_edges() -> Any:

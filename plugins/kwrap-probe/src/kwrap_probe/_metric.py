@@ -47,7 +47,7 @@ def _known(vector: Any, extreme: Any) -> Any:
 _STATISTICS: dict[str, Callable[[Any], Any]] = {
     "mean": _mean,
     "spread": _spread,
-    "minimum": lambda vector: _known(vector, -vector[Part.NEGATED_LOW]),
+    "minimum": lambda vector: _known(vector, 0.0 - vector[Part.NEGATED_LOW]),
     "maximum": lambda vector: _known(vector, vector[Part.HIGH]),
     "zeros": lambda vector: tf.math.divide_no_nan(vector[Part.ZEROS], vector[Part.SIZE]),
     "non_finite": lambda vector: vector[Part.VALUES] - vector[Part.SIZE],

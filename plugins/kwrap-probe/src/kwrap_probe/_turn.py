@@ -7,7 +7,7 @@ number (Hurwitz, 1891): so of a layer that is called several times a step no cal
 
 from typing import Any
 
-__all__ = ["GOLDEN", "first", "is_due", "next_turn"]
+__all__ = ["GOLDEN", "first", "is_due", "next_turn", "was_due"]
 
 GOLDEN = (5**0.5 - 1) / 2
 _ROUND = 2**32
@@ -26,6 +26,11 @@ def next_turn(turn: Any, every: int) -> Any:
 def is_due(turn: Any, every: int) -> Any:
     """Return whether a call is measured, a bool scalar."""
     return turn <= first(every)
+
+
+def was_due(turn: Any, every: int) -> Any:
+    """Return whether the call before the one whose turn it is was measured, a bool scalar."""
+    return is_due(turn - _share(every) % _ROUND, every)
 
 
 def _share(every: int) -> int:
