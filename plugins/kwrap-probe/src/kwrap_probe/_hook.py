@@ -194,10 +194,8 @@ class Probe(kwrap.Hook):
         if not looks:
             return []
         cells, values = [cell for cell, _ in looks], [tensors for _, tensors in looks]
-        if self.sample is not None and kwrap.is_jit_compiled():
-            values = [
-                [sampled(flat(tensors), self.sample)] for tensors in values
-            ]  # XLA copies what a condition is given
+        if self.sample is not None and kwrap.is_jit_compiled():  # XLA copies what a condition is given
+            values = [[sampled(flat(tensors), self.sample)] for tensors in values]
 
         def added_to(vectors: Sequence[Any]) -> Any:
             return measure(self.sample, self.histogram)(*map(flat, values), *vectors)
