@@ -1,9 +1,11 @@
 """What probes and guards add to a training step: python benchmarks/probe.py [--quick].
 
-Every layer that holds no layers has the hook, with all that it can watch.
+Every layer that holds no layers has the hook, with all that it can watch. Of two equal models one may be up to a tenth
+slower, for as long as it lives: so each way is several models, whose times are added.
 """
 
 import argparse
+from collections.abc import Callable
 
 import models
 from measure import TARGETS, interleaved, ratio, table, target
@@ -11,7 +13,8 @@ from measure import TARGETS, interleaved, ratio, table, target
 import kwrap
 from kwrap_probe import NaNGuard, Probe
 
-NETS = {"CNN": (models.cnn, 5), "MLP, 5.8 M weights": (models.mlp, 1)}  # turns in a repeat
+NETS = {"CNN": (models.cnn, 3), "MLP, 5.8 M weights": (models.mlp, 1)}  # turns in a repeat
+MODELS = 2
 STEPS = 10  # in a turn: one of them measures
 BATCH = 128
 HOOKS = {
@@ -24,17 +27,28 @@ HOOKS = {
 LIMITS = {"statistics every 10 steps": 1.05, "statistics of outputs every 10 steps": 1.05}
 
 
+def several(build: Callable, hooks: list, *, jit_compile: bool) -> Callable[[], None]:
+    """Return a function that takes steps of several models with these hooks, one after the other."""
+    steppers = []
+    for _ in range(MODELS):
+        model = build()
+        if hooks:
+            kwrap.wrap_model(model, hooks)
+        steppers.append(models.stepper(model, BATCH, STEPS, jit_compile=jit_compile))
+
+    def run() -> None:
+        for stepper in steppers:
+            stepper()
+
+    return run
+
+
 def rows(repeats: int) -> list[list[str]]:
     """Return the rows of all nets, with and without XLA."""
     found = []
     for net, (build, turns) in NETS.items():
         for jit_compile in (False, True):
-            runs = {}
-            for name, hooks in HOOKS.items():
-                model = build()
-                if hooks:
-                    kwrap.wrap_model(model, hooks)
-                runs[name] = models.stepper(model, BATCH, STEPS, jit_compile=jit_compile)
+            runs = {name: several(build, hooks, jit_compile=jit_compile) for name, hooks in HOOKS.items()}
             times = interleaved(runs, repeats, turns)
             for name in list(HOOKS)[1:]:
                 what = f"{net}{', XLA' if jit_compile else ''}: step, {name} / bare"
