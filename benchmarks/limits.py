@@ -50,6 +50,10 @@ EXPLAINED = """
   all living objects are looked at, once. Unwrapping is hardly more than that look. The two layers are also most of the
   Python objects: one empty Keras layer for each of MobileNetV2's alone is more than a tenth of its weights.
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.
+- Of all statistics in the CNN, whose bare step takes 4 to 5 ms, a step that measures nothing has 375 nodes after
+  optimization beside 196, though most are of branches that are not run; one step in ten measures 16 tensors, by 35 ops
+  each, and takes 1.2 to 1.3 of a bare one. Together that is about as much as the target, and less than what two runs of
+  the benchmark differ by.
 """
 
 
