@@ -193,12 +193,12 @@ class Probe(kwrap.Hook):
         looks = [(cell, tensors) for cell, tensors in looks if tensors]
         if not looks:
             return []
-        cells, values = [cell for cell, _ in looks], [tensors for _, tensors in looks]
-        if self.sample is not None and kwrap.is_jit_compiled():  # XLA copies what a condition is given
-            values = [[sampled(flat(tensors), self.sample)] for tensors in values]
+        cells, values, sample = [cell for cell, _ in looks], [tensors for _, tensors in looks], self.sample
+        if sample is not None and kwrap.is_jit_compiled():  # XLA copies what a condition is given
+            values, sample = [[sampled(flat(tensors), sample)] for tensors in values], None
 
         def added_to(vectors: Sequence[Any]) -> Any:
-            return measure(self.sample, self.histogram)(*map(flat, values), *vectors)
+            return measure(sample, self.histogram)(*map(flat, values), *vectors)
 
         def add() -> Any:
             with tf.control_dependencies(_all_assigned(cells, added_to([cell.read() for cell in cells]))):
