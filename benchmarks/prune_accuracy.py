@@ -181,8 +181,12 @@ def accuracies(most: int, sparsities: tuple[float, ...], part: int, save: pathli
             if seed >= setting.seeds:
                 continue
             rules = setting.rules(sparsity, part) or None
-            model = kwrap.clone_model(dense, rules) if setting.compiled_anew else kwrap.wrap_model(copied(dense), rules)
-            (train if setting.compiled_anew else go_on)(model, training, epochs=AFTER, seed=100 + seed)
+            if setting.compiled_anew:
+                model = kwrap.clone_model(dense, rules)
+                train(model, training, epochs=AFTER, seed=100 + seed)
+            else:
+                model = kwrap.wrap_model(copied(dense), rules)
+                go_on(model, training, epochs=AFTER, seed=100 + seed)
             kwrap.unwrap_model(model)
             check_zeros(model, setting.sparsities(sparsity))
             accuracy = model.evaluate(*test, batch_size=1000, verbose=0)[1]
