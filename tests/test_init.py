@@ -30,7 +30,6 @@ PUBLIC = [
     "hook",
     "hookimpl",
     "hookspecs",
-    "is_jit_compiled",
     "kernel",
     "load_model",
     "options",

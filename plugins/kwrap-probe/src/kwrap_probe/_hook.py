@@ -13,7 +13,7 @@ import kwrap
 from kwrap.errors import TargetError
 from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError
-from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas, sampled
+from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
 from kwrap_probe._turn import first, is_due, next_turn, was_due
@@ -193,12 +193,10 @@ class Probe(kwrap.Hook):
         looks = [(cell, tensors) for cell, tensors in looks if tensors]
         if not looks:
             return []
-        cells, values, sample = [cell for cell, _ in looks], [tensors for _, tensors in looks], self.sample
-        if sample is not None and kwrap.is_jit_compiled():  # XLA copies what a condition is given
-            values, sample = [[sampled(flat(tensors), sample)] for tensors in values], None
+        cells, values = [cell for cell, _ in looks], [tensors for _, tensors in looks]
 
         def added_to(vectors: Sequence[Any]) -> Any:
-            return measure(sample, self.histogram)(*map(flat, values), *vectors)
+            return measure(self.sample, self.histogram)(*map(flat, values), *vectors)
 
         def add() -> Any:
             with tf.control_dependencies(_all_assigned(cells, added_to([cell.read() for cell in cells]))):
