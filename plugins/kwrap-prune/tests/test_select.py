@@ -1,4 +1,5 @@
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import ml_dtypes
@@ -92,6 +93,13 @@ def test_a_count_beyond_the_scores_is_clipped(compute, count, expected):
 
 
 @MODES
+def test_a_count_of_zero_takes_nothing_not_even_what_is_lowest_of_all_bits(compute):
+    scores = tf.bitcast(tf.constant([-1, 0], tf.int32), tf.float32)  # a NaN with a sign, and 0
+    np.testing.assert_array_equal(compute(scores, tf.constant(0)), [False, False])
+    np.testing.assert_array_equal(compute(scores, tf.constant(1)), [True, False])
+
+
+@MODES
 def test_no_scores_give_an_empty_mask(compute):
     assert compute(tf.zeros([0]), tf.constant(0)).shape == (0,)
 
@@ -141,7 +149,7 @@ def test_the_passes_over_the_scores_are_so_many_and_none_is_a_sort():
 
     # In bytes a score, of float32: read 4, or two of 4, write 4, or a bool of 1.
     ordering = 8 + 8 + 12
-    digit, histogram, same_digit, taking_them_out = 8 + 8, 4, 5, 1 + 4
+    digit, histogram, same_digit, taking_them_out = 8, 4, 5, 1 + 4
     branching, all_ties, some_ties = 5, 5, 5 + 5 + 5 + 8 + 5 + 3 + 3
     selecting = digit + histogram + same_digit + taking_them_out
     assert bytes_a_score(cost_of) == ordering + selecting + branching + all_ties + some_ties
@@ -167,6 +175,29 @@ def test_every_op_of_the_kernels_has_an_implementation_for_gpus_and_for_xla(dtyp
     assert [(op.type, device) for op in ops for device in devices if not is_implemented(op, device)] == []
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_on_gpus_no_scores_go_to_host_memory(dtype):
+    updates = [update_of_magnitudes(Timing(SCHEDULES[0], 1), regrow) for regrow in (False, True)]
+
+    @tf.function(input_signature=[tf.TensorSpec([4000], dtype), tf.TensorSpec([4000], tf.bool)])
+    def all_kernels(scores, mask):
+        return lowest(scores, 2), lowest_of_groups(scores, 4, 2), [update(scores, mask, 1) for update in updates]
+
+    in_host_memory = {
+        (op.type, argument.name, tensor.dtype.name)
+        for op in all_ops(all_kernels.get_concrete_function().graph)
+        for registered in kernels_of(op)
+        if registered.device_type in ("GPU", "DEFAULT")
+        for arguments, tensors in ((op.op_def.input_arg, op.inputs), (op.op_def.output_arg, op.outputs))
+        if len(arguments) == len(tensors)  # of no list
+        for argument, tensor in zip(arguments, tensors, strict=True)
+        if argument.name in registered.host_memory_arg and tensor.shape.num_elements() in (None, 4000)
+    }
+    # Of scores "x" would be among them; one place is a scalar.
+    of_places_in_a_group = {("Range", "output", "int32"), ("Less", "y", "int32"), ("Less", "z", "bool")}
+    assert in_host_memory == of_places_in_a_group
+
+
 def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
     for op in graph.get_operations():
         yield op
@@ -177,11 +208,15 @@ def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
 
 def is_implemented(op: tf.Operation, device: str) -> bool:
     """Ask TensorFlow, whose wheel for CPUs knows what there is for GPUs, too."""
-    return any(
-        registered.device_type in (device, "DEFAULT")
-        and all(
+    return any(each.device_type in (device, "DEFAULT") for each in kernels_of(op))
+
+
+def kernels_of(op: tf.Operation) -> list[Any]:
+    return [
+        registered
+        for registered in kernels.get_registered_kernels_for_op(op.type).kernel
+        if all(
             op.get_attr(limit.name) in map(tf.as_dtype, limit.allowed_values.list.type)
             for limit in registered.constraint
         )
-        for registered in kernels.get_registered_kernels_for_op(op.type).kernel
-    )
+    ]

@@ -22,29 +22,30 @@ def lowest(scores: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     A radix selection: digit by digit from the highest, a histogram of those still tied tells the digit of the count-th.
     Few are tied after the first digit, so that only this one is a pass over all.
     """
-    ordered = tied = _ordered(scores)
+    keys = tied = _keys(scores)
     remaining = tf.clip_by_value(count, 0, tf.size(scores))
     for digit_of in _digits(scores.dtype):
         digit = digit_of(tied)
         pivot, below = _digit_of_last(digit, tf.zeros([0], tf.int32), remaining)
         remaining -= below
-        tied = tf.gather(tied, tf.squeeze(tf.where(digit == pivot), 1))
+        tied = _taken(tied, tf.squeeze(tf.where(digit == pivot), 1))
     # All that are still tied are equal: of those, the first `remaining`, which mostly are all of them.
+    value = tf.cast(tf.reduce_max(tf.cast(tied, tf.int64)), keys.dtype)
     return tf.cond(
         remaining == tf.size(tied),
-        lambda: ordered <= tf.reduce_max(tied),
-        lambda: (ordered < tf.reduce_max(tied)) | _first(ordered == tf.reduce_max(tied), remaining),
+        lambda: keys <= value,
+        lambda: (keys < value) | _first(keys == value, remaining),
     )
 
 
 @lowest.variant(jit_compile=True)
 def lowest_in_xla(scores: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Do the same with shapes that are known before the values: what is no longer tied counts for nothing."""
-    ordered = _ordered(scores)
+    keys = _keys(scores)
     remaining = tf.clip_by_value(count, 0, tf.size(scores))
     lower, tied = tf.zeros_like(scores, tf.bool), tf.ones_like(scores, tf.bool)
     for digit_of in _digits(scores.dtype):
-        digit = digit_of(ordered)
+        digit = digit_of(keys)
         pivot, below = _digit_of_last(digit, tf.cast(tied, tf.int32), remaining)
         remaining -= below
         lower |= tied & (digit < pivot)
@@ -60,60 +61,65 @@ def lowest_of_groups(scores: tf.Tensor, size: tf.Tensor, count: tf.Tensor) -> tf
     `scores`: `(n,)` of any floating dtype; `size`, which divides n, and `count`: int32 scalars. The order is that of
     `lowest`. Each is compared with each other of its group: `size` passes.
     """
-    groups = tf.reshape(_ordered(scores), [-1, size])
+    groups = _keys(tf.reshape(scores, [-1, size]))
     places = tf.range(size)
 
     def compare(place: tf.Tensor, rank: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        other = tf.gather(groups, [place], axis=1)
+        other = _taken(groups, [place], axis=1)
         is_lower = (other < groups) | ((other == groups) & (place < places))
-        return place + 1, rank + tf.cast(is_lower, tf.int32)
+        return place + 1, rank + tf.cast(is_lower, rank.dtype)
 
-    start = tf.constant(0), tf.zeros_like(groups, tf.int32)
+    start = tf.constant(0), groups - groups
     _, rank = tf.while_loop(lambda place, _: place < size, compare, start)
-    return tf.reshape(rank < count, [-1])
+    return tf.reshape(rank < tf.cast(tf.maximum(count, 0), rank.dtype), [-1])
 
 
-def _ordered(scores: tf.Tensor) -> tf.Tensor:
-    """Return ints in the order of `scores`: a float's bits, those of negative numbers turned round.
+# Unsigned ints, as on GPUs TensorFlow does arithmetic on int32 in host memory.
+
+
+def _keys(scores: tf.Tensor) -> tf.Tensor:
+    """Return unsigned ints in the order of `scores`: a float's bits, those of negative numbers turned round.
 
     Denormals, too, which float arithmetic may flush to zero. `-0` is before 0.
     """
     width = 8 * scores.dtype.size
     bits = tf.bitcast(scores, getattr(tf, f"int{width}"))
-    if bits.dtype == tf.int16:
-        bits = tf.cast(bits, tf.int32)  # on GPUs, TensorFlow gathers no int16
-    sign = tf.bitwise.right_shift(bits, tf.constant(width - 1, bits.dtype))  # -1 or 0
-    return tf.bitwise.bitwise_xor(bits, sign & ((1 << (width - 1)) - 1))
+    negative = tf.bitwise.right_shift(bits, tf.constant(width - 1, bits.dtype))  # -1 or 0
+    keys = tf.bitcast(tf.bitwise.bitwise_xor(bits, negative | bits.dtype.min), getattr(tf, f"uint{width}"))
+    return tf.cast(keys, tf.uint32) if width == 16 else keys  # on GPUs, TensorFlow gathers no 16 bits
+
+
+def _taken(keys: tf.Tensor, places: tf.Tensor, axis: int = 0) -> tf.Tensor:
+    """Return `tf.gather(keys, places, axis)`, which on GPUs there is for signed ints."""
+    signed = tf.bitcast(keys, tf.int64 if keys.dtype.size == 8 else tf.int32)
+    return tf.bitcast(tf.gather(signed, places, axis=axis), keys.dtype)
 
 
 def _digits(dtype: tf.DType) -> list[Callable[[tf.Tensor], tf.Tensor]]:
-    """Return functions from ints to their digits, int32 from 0 on, the highest digit first."""
+    """Return functions from keys of floats to their digits, uint32, the highest digit first."""
     highest, *lower = range(8 * dtype.size - DIGIT_BITS, -DIGIT_BITS, -DIGIT_BITS)
-    # Its sign is in the highest: negative ones come first.
-    return [
-        lambda ints: _shifted(ints, highest) + (1 << (DIGIT_BITS - 1)),
-        *(functools.partial(_lower_digit, start=start) for start in lower),
-    ]
+    return [functools.partial(_shifted, by=highest), *(functools.partial(_lower_digit, start=start) for start in lower)]
 
 
-def _lower_digit(ints: tf.Tensor, start: int) -> tf.Tensor:
+def _lower_digit(keys: tf.Tensor, start: int) -> tf.Tensor:
     bits = DIGIT_BITS + min(start, 0)  # the lowest digit has what is left
-    return _shifted(ints, max(start, 0)) & ((1 << bits) - 1)
+    return _shifted(keys, max(start, 0)) & ((1 << bits) - 1)
 
 
-def _shifted(ints: tf.Tensor, by: int) -> tf.Tensor:
-    return tf.cast(tf.bitwise.right_shift(ints, tf.constant(by, ints.dtype)), tf.int32)
+def _shifted(keys: tf.Tensor, by: int) -> tf.Tensor:
+    return tf.cast(tf.bitwise.right_shift(keys, tf.constant(by, keys.dtype)), tf.uint32)
 
 
 def _digit_of_last(digit: tf.Tensor, weights: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the digit of the last of the `count` lowest, and how many are below that digit."""
+    """Return the digit of the last of the `count` lowest, or of the lowest, and how many are below that digit."""
     # A constant size, which XLA needs.
-    histogram = tf.raw_ops.DenseBincount(input=digit, size=1 << DIGIT_BITS, weights=weights)
+    histogram = tf.raw_ops.DenseBincount(input=tf.bitcast(digit, tf.int32), size=1 << DIGIT_BITS, weights=weights)
     up_to = tf.cumsum(histogram)
-    below = up_to < count
-    return tf.math.count_nonzero(below, dtype=tf.int32), tf.reduce_max(tf.where(below, up_to, 0))
+    below = up_to < tf.maximum(count, 1)
+    return tf.math.count_nonzero(below, dtype=tf.uint32), tf.reduce_max(tf.where(below, up_to, 0))
 
 
 def _first(chosen: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Return which are among the first `count` that are chosen."""
-    return chosen & (tf.cumsum(tf.cast(chosen, tf.int32)) <= count)
+    places = tf.bitcast(tf.cumsum(tf.cast(chosen, tf.int32)), tf.uint32)
+    return chosen & (places <= tf.cast(count, tf.uint32))
