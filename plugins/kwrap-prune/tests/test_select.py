@@ -1,5 +1,4 @@
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import ml_dtypes
@@ -9,10 +8,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tensorflow.python.framework import kernels
 
-from kwrap_prune import ConstantSparsity, CosineDecay, PolynomialDecay, lowest, lowest_of_groups
-from kwrap_prune._update import Timing, update_of_magnitudes
+from kwrap_prune import lowest, lowest_of_groups
 
 EAGER = lowest
 GRAPH = tf.function(lambda scores, count: lowest(scores, count))
@@ -153,70 +150,3 @@ def test_the_passes_over_the_scores_are_so_many_and_none_is_a_sort():
     branching, all_ties, some_ties = 5, 5, 5 + 5 + 5 + 8 + 5 + 3 + 3
     selecting = digit + histogram + same_digit + taking_them_out
     assert bytes_a_score(cost_of) == ordering + selecting + branching + all_ties + some_ties
-
-
-SCHEDULES = [PolynomialDecay(0.0, 0.5, 0, 100), CosineDecay(0.0, 0.5, 0, 100), ConstantSparsity(0.5, 0)]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_every_op_of_the_kernels_has_an_implementation_for_gpus_and_for_xla(dtype, jit_compile):
-    scores = tf.zeros([8], dtype)
-    updates = [update_of_magnitudes(Timing(each, 1), regrow) for each in SCHEDULES for regrow in (False, True)]
-
-    def all_kernels():
-        updated = [update(scores, tf.ones([8], tf.bool), 1) for update in updates]
-        return lowest(scores, 2), lowest_of_groups(scores, 4, 2), updated
-
-    run = tf.function(all_kernels, jit_compile=jit_compile)
-    devices = ("XLA_CPU_JIT", "XLA_GPU_JIT") if jit_compile else ("CPU", "GPU")
-    ops = [op for op in all_ops(run.get_concrete_function().graph) if op.type not in ("Placeholder", "PartitionedCall")]
-    assert len(ops) > 50
-    assert [(op.type, device) for op in ops for device in devices if not is_implemented(op, device)] == []
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
-def test_on_gpus_no_scores_go_to_host_memory(dtype):
-    updates = [update_of_magnitudes(Timing(SCHEDULES[0], 1), regrow) for regrow in (False, True)]
-
-    @tf.function(input_signature=[tf.TensorSpec([4000], dtype), tf.TensorSpec([4000], tf.bool)])
-    def all_kernels(scores, mask):
-        return lowest(scores, 2), lowest_of_groups(scores, 4, 2), [update(scores, mask, 1) for update in updates]
-
-    in_host_memory = {
-        (op.type, argument.name, tensor.dtype.name)
-        for op in all_ops(all_kernels.get_concrete_function().graph)
-        for registered in kernels_of(op)
-        if registered.device_type in ("GPU", "DEFAULT")
-        for arguments, tensors in ((op.op_def.input_arg, op.inputs), (op.op_def.output_arg, op.outputs))
-        if len(arguments) == len(tensors)  # of no list
-        for argument, tensor in zip(arguments, tensors, strict=True)
-        if argument.name in registered.host_memory_arg and tensor.shape.num_elements() in (None, 4000)
-    }
-    # Of scores "x" would be among them; one place is a scalar.
-    of_places_in_a_group = {("Range", "output", "int32"), ("Less", "y", "int32"), ("Less", "z", "bool")}
-    assert in_host_memory == of_places_in_a_group
-
-
-def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
-    for op in graph.get_operations():
-        yield op
-        for attribute in op.op_def.attr:
-            if attribute.type == "func":
-                yield from all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
-
-
-def is_implemented(op: tf.Operation, device: str) -> bool:
-    """Ask TensorFlow, whose wheel for CPUs knows what there is for GPUs, too."""
-    return any(each.device_type in (device, "DEFAULT") for each in kernels_of(op))
-
-
-def kernels_of(op: tf.Operation) -> list[Any]:
-    return [
-        registered
-        for registered in kernels.get_registered_kernels_for_op(op.type).kernel
-        if all(
-            op.get_attr(limit.name) in map(tf.as_dtype, limit.allowed_values.list.type)
-            for limit in registered.constraint
-        )
-    ]
