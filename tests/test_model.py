@@ -597,6 +597,21 @@ def test_unwrapping_a_model_without_hooks_changes_nothing():
     assert snapshot(model) == before
 
 
+def test_a_model_made_in_the_scope_of_a_strategy_is_wrapped_and_unwrapped_outside_of_it():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        model = compiled(sequential())
+    kwrap.wrap_model(model, Adapter(), where="last")
+    (variable,) = (hook.delta for _, hook in kwrap.find_hooks(model))
+    assert variable.value.distribute_strategy is strategy
+    inputs, targets = data(model)
+    model.fit(inputs, targets, verbose=0)
+    trained = predict(model)
+    assert np.any(variable)
+    assert same(predict(kwrap.unwrap_model(model)), trained)
+    model.fit(inputs, targets, verbose=0)
+
+
 def test_a_hook_that_cannot_be_merged_is_named_and_the_model_stays_as_it_was():
     @kwrap.hook(layer_type=keras.layers.Dense, name="model_unmergeable")
     class Unmergeable(kwrap.Hook):

@@ -118,6 +118,11 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
         WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weight before it.
     """
     check_model(model)
+    with model.distribute_strategy.scope():  # what is merged is assigned where the model's variables are
+        return _unwrapped(model, hooks, merge)
+
+
+def _unwrapped(model: keras.Model, hooks: Chosen | None, merge: bool) -> keras.Model:
     placed = places(model)
     chosen = _chosen(model, placed, hooks)
     removals = [_Removal(place, place.wrapper, _those_of(place, chosen)) for place in placed if place.wrapper]

@@ -116,6 +116,10 @@ class Plan(Tabular):
             HookCallError: a hook raised while it was built or checked.
             OutputChangedError: a hook would change its layer's output unannounced.
         """
+        with self.model.distribute_strategy.scope():  # a hook's variables belong where the model's are
+            return self._applied()
+
+    def _applied(self) -> keras.Model:
         added = [entry for entry in self.entries if entry.hooks]
         _check_current(self.model, added)
         wrappers = [_wrapper(entry) for entry in added]

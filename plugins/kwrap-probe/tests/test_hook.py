@@ -472,18 +472,19 @@ def run(strategy):
     model.fit(broken, y, batch_size=8, shuffle=False, verbose=0)
     return found, str(before), str(first_non_finite(model))
 
-alone, together = run(tf.distribute.get_strategy()), run(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))
-print(json.dumps([alone, together]))
+of_one, of_two = (tf.distribute.MirroredStrategy(devices) for devices in (["CPU:0"], ["CPU:0", "CPU:1"]))
+print(json.dumps([run(strategy) for strategy in (tf.distribute.get_strategy(), of_one, of_two)]))
 """
 
 
-def test_two_replicas_count_as_one_that_saw_all_of_both():
+def test_two_replicas_count_as_one_that_saw_all_of_both_and_one_alone_as_no_replica():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    (alone, *guards), (together, *of_two) = json.loads(done.stdout.splitlines()[-1])
+    (alone, *guards), of_one, (together, *of_two) = json.loads(done.stdout.splitlines()[-1])
+    assert of_one == [alone, *guards]
     assert guards == of_two
     assert guards[0] == "None"
     assert "output of layer 'hidden'" in guards[1]

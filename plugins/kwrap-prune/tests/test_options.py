@@ -40,6 +40,7 @@ def network() -> keras.Model:
     [
         ({"schedule": 0.8}, r"schedule=0\.8 is no schedule, such as ConstantSparsity\("),
         ({"schedule": ConstantSparsity(0.9, 0), "n_m": (2, 4)}, r"ends at sparsity 0\.9, and n_m=\(2, 4\) at 0\.5"),
+        ({"schedule": ConstantSparsity(0.6, 0), "n_m": (2, 4)}, r"ends at sparsity 0\.6, and n_m=\(2, 4\) at 0\.5"),
         ({"n_m": (2, 4), "block_size": (2, 2)}, r"n_m=\(2, 4\) contradicts block_size=\(2, 2\)"),
         ({"n_m": (4, 4)}, r"n_m=\(4, 4\) prunes nothing"),
         ({"n_m": (0, 4)}, r"n_m=\(0, 4\) is not two ints that are at least 1"),
@@ -169,6 +170,8 @@ def test_a_decay_that_does_not_reach_its_n_m_is_an_error():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Short of the end, and two of each four all the same.
         assert Prune(PolynomialDecay(0.0, 0.5, 0, 250), n_m=(2, 4)).structure.n == 2
+        assert Prune(PolynomialDecay(0.0, 0.5, 0, 150), n_m=(2, 4)).structure.n == 2
+        assert Prune(ConstantSparsity(0.67, 0), n_m=(1, 3)).structure.n == 1
 
 
 def test_scripts_of_tfmot_with_such_a_decay_run_and_are_warned():

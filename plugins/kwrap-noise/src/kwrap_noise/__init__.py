@@ -3,11 +3,12 @@
 from kwrap_noise._drop import DropConnect, DropPath, MonteCarloDropout
 from kwrap_noise._errors import NothingRandomError
 from kwrap_noise._hook import Noise, WeightNoise
-from kwrap_noise._samples import Samples, predict_samples, sampling
+from kwrap_noise._samples import Moments, Samples, predict_samples, sampling
 
 __all__ = [
     "DropConnect",
     "DropPath",
+    "Moments",
     "MonteCarloDropout",
     "Noise",
     "NothingRandomError",

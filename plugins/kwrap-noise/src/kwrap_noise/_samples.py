@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import keras
 import numpy as np
@@ -15,25 +15,61 @@ from kwrap_noise._drawing import Drawing, is_floating
 from kwrap_noise._drop import MonteCarloDropout, draws
 from kwrap_noise._errors import NothingRandomError
 
-__all__ = ["Samples", "predict_samples", "sampling"]
+__all__ = ["Moments", "Samples", "predict_samples", "sampling"]
 
 _NAME = "kwrap_noise.sampling"
 # Where a Keras model keeps the functions that it has traced.
 _TRACES = ("train_function", "test_function", "predict_function")
 
 
-class Samples(NamedTuple):
-    """What several predictions of the same inputs are, as arrays in the structure of the model's outputs.
+class Moments(NamedTuple):
+    """Mean and spread of several predictions of the same inputs, as arrays in the structure of the model's outputs.
 
     Attributes:
         mean: the mean over the predictions, of the outputs' dtype; float64 where that is not floating.
         spread: their standard deviation, with the number of predictions in the denominator.
-        samples: all of them, along a new first axis; None unless asked for.
     """
 
     mean: Any
     spread: Any
-    samples: Any = None
+
+
+class Samples(NamedTuple):
+    """Several predictions of the same inputs with their `Moments`.
+
+    Attributes:
+        mean: as in `Moments`.
+        spread: as in `Moments`.
+        samples: all of them, along a new first axis.
+    """
+
+    mean: Any
+    spread: Any
+    samples: Any
+
+
+@overload
+def predict_samples(
+    model: keras.Model,
+    x: Any,
+    n: int = ...,
+    *,
+    seed: int | None = ...,
+    return_samples: Literal[False] = ...,
+    **keywords: Any,
+) -> Moments: ...
+
+
+@overload
+def predict_samples(
+    model: keras.Model,
+    x: Any,
+    n: int = ...,
+    *,
+    seed: int | None = ...,
+    return_samples: Literal[True],
+    **keywords: Any,
+) -> Samples: ...
 
 
 def predict_samples(
@@ -44,7 +80,7 @@ def predict_samples(
     seed: int | None = None,
     return_samples: bool = False,
     **keywords: Any,
-) -> Samples:
+) -> Moments | Samples:
     """Return mean and spread of `n` predictions, with the model's dropout and noise drawn anew for each.
 
     Monte-Carlo dropout (Gal & Ghahramani 2016, https://arxiv.org/abs/1506.02142). Inside of `sampling`, whose
@@ -54,7 +90,7 @@ def predict_samples(
         x: what `model.predict` takes, and can be read `n` times, each time in the same order: no shuffled dataset, of
             which means would be those of different rows.
         seed: for other draws than those that follow from the states of the model's random generators.
-        return_samples: whether the predictions are returned, too: `n` times the memory.
+        return_samples: whether the predictions are returned, too, as a third: `n` times the memory.
         keywords: for `model.predict`, such as `batch_size`.
 
     Raises:
@@ -191,12 +227,14 @@ class _Statistics:
         if self._keep:
             self._kept.append(leaves)
 
-    def result(self) -> Samples:
+    def result(self) -> Moments | Samples:
         """Return what was found."""
         spreads = [np.sqrt(square / self._count) for square in self._squares]
         mean, spread = (self._packed(each) for each in (self._means, spreads))
+        if not self._keep:
+            return Moments(mean, spread)
         samples = [np.stack(each) for each in zip(*self._kept, strict=True)]
-        return Samples(mean, spread, keras.tree.pack_sequence_as(self._structure, samples) if self._keep else None)
+        return Samples(mean, spread, keras.tree.pack_sequence_as(self._structure, samples))
 
     def _packed(self, arrays: Sequence[Any]) -> Any:
         cast = [array.astype(dtype) for array, dtype in zip(arrays, self._dtypes, strict=True)]

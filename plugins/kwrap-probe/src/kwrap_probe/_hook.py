@@ -17,7 +17,7 @@ from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
 from kwrap_probe._turn import first, is_due, next_turn, was_due
-from kwrap_probe._watch import Cell, assigned, floating, replicas, watched
+from kwrap_probe._watch import Cell, assigned, floating, watched
 
 __all__ = ["Probe"]
 
@@ -202,9 +202,10 @@ class Probe(kwrap.Hook):
             with tf.control_dependencies(_all_assigned(cells, added_to([cell.read() for cell in cells]))):
                 return tf.constant(True)
 
-        if replicas() == 1 and all(cell.is_held for cell in cells):
+        if not tf.distribute.has_strategy() and all(cell.is_held for cell in cells):
             return [tf.cond(due, add, lambda: tf.constant(False))]
-        # Replicas cannot agree on anything inside of a condition, nor can values leave it for a stateless scope.
+        # Replicas, be it one alone, agree on nothing inside of a condition, nor can values leave it for a stateless
+        # scope.
         none = [nothing(self.histogram)] * len(cells)
         new = tf.cond(due, lambda: tf.stack(added_to(none)), lambda: tf.constant(np.stack(none)))
         of_all = tf.unstack(of_all_replicas(new))

@@ -31,7 +31,8 @@ def _accumulation(model: keras.Model, plan: kwrap.Plan) -> Iterator[kwrap.Proble
     for hook in hooks.values():
         counted = hook.gradient_accumulation_steps
         if counted != every and counted != 1 and (counted, every) != (None, 1):
+            updates = "at each call" if every == 1 else f"once in {every} calls"
             yield kwrap.Problem(
-                f"the optimizer updates the weights once in {every} calls, and {hook.name!r} takes it for "
+                f"the optimizer updates the weights {updates}, and {hook.name!r} takes it for "
                 f"{counted or 1}: Prune(..., gradient_accumulation_steps={every})"
             )
