@@ -49,7 +49,8 @@ def test_a_training_step_leaves_weights_and_batches_on_the_gpu(hook):
     kwrap.wrap_model(model, hook(), exclude="flatten*")
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)
-    graph = tf.function(model.train_step).get_concrete_function((tf.zeros([2, 4, 4, 8]), tf.zeros([2, LARGE]))).graph
+    batch = tf.zeros([40, 4, 4, 8]), tf.zeros([40, LARGE])
+    graph = tf.function(model.train_step).get_concrete_function(batch).graph
     assert without_kernel(graph, "GPU") == set()
     assert in_host_memory(graph) == set()
 

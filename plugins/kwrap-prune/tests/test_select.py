@@ -105,7 +105,7 @@ def test_no_scores_give_an_empty_mask(compute):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_floating_dtypes_are_selected_as_exactly(compute, dtype):
     scores = np.random.default_rng(0).normal(size=999).astype(dtype)
-    for count in (1, 500, 998):
+    for count in (0, 1, 500, 998, 999):
         np.testing.assert_array_equal(compute(tf.constant(scores), tf.constant(count)), reference(scores, count))
 
 
@@ -129,10 +129,11 @@ def test_one_trace_serves_every_layer_of_a_model_and_one_more_those_that_xla_com
 @given(data=st.data())
 def test_the_lowest_of_groups_are_those_of_a_stable_sort_of_each(jit_compile, data):
     size, groups = data.draw(st.sampled_from([(1, 3), (2, 1), (4, 5), (5, 4)]))
-    scores = data.draw(hnp.arrays(np.float32, size * groups, elements=FLOATS))
-    count = data.draw(st.integers(0, size))
+    dtype = data.draw(st.sampled_from([np.float32, np.float64]))
+    scores = data.draw(hnp.arrays(np.float32, size * groups, elements=FLOATS)).astype(dtype)
+    count = data.draw(st.integers(-1, size + 1))
     mask = OF_GROUPS[jit_compile](tf.constant(scores), size, count)
-    expected = [reference(group, count) for group in scores.reshape(groups, size)]
+    expected = [reference(group, max(count, 0)) for group in scores.reshape(groups, size)]
     np.testing.assert_array_equal(mask, np.concatenate(expected))
 
 

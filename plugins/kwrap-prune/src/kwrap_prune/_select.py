@@ -69,12 +69,12 @@ def lowest_of_groups(scores: tf.Tensor, size: tf.Tensor, count: tf.Tensor) -> tf
         is_lower = (other < groups) | ((other == groups) & (place < places))
         return place + 1, rank + tf.cast(is_lower, rank.dtype)
 
-    start = tf.constant(0), groups - groups
+    start = tf.constant(0), tf.zeros_like(groups)
     _, rank = tf.while_loop(lambda place, _: place < size, compare, start)
     return tf.reshape(rank < tf.cast(tf.maximum(count, 0), rank.dtype), [-1])
 
 
-# Unsigned ints, as on GPUs TensorFlow does arithmetic on int32 in host memory.
+# Unsigned ints, as on GPUs TensorFlow compares and adds int32 in host memory.
 
 
 def _keys(scores: tf.Tensor) -> tf.Tensor:
@@ -86,7 +86,7 @@ def _keys(scores: tf.Tensor) -> tf.Tensor:
     bits = tf.bitcast(scores, getattr(tf, f"int{width}"))
     negative = tf.bitwise.right_shift(bits, tf.constant(width - 1, bits.dtype))  # -1 or 0
     keys = tf.bitcast(tf.bitwise.bitwise_xor(bits, negative | bits.dtype.min), getattr(tf, f"uint{width}"))
-    return tf.cast(keys, tf.uint32) if width == 16 else keys  # on GPUs, TensorFlow gathers no 16 bits
+    return tf.cast(keys, tf.uint32) if width == 16 else keys  # on GPUs, TensorFlow gathers no ints of 16 bits
 
 
 def _taken(keys: tf.Tensor, places: tf.Tensor, axis: int = 0) -> tf.Tensor:
