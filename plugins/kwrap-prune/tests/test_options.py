@@ -41,6 +41,10 @@ def network() -> keras.Model:
         ({"schedule": 0.8}, r"schedule=0\.8 is no schedule, such as ConstantSparsity\("),
         ({"schedule": ConstantSparsity(0.9, 0), "n_m": (2, 4)}, r"ends at sparsity 0\.9, and n_m=\(2, 4\) at 0\.5"),
         ({"schedule": ConstantSparsity(0.6, 0), "n_m": (2, 4)}, r"ends at sparsity 0\.6, and n_m=\(2, 4\) at 0\.5"),
+        (
+            {"schedule": ConstantSparsity(0.509, 0), "n_m": (32, 64)},
+            r"ends at sparsity 0\.509, and n_m=\(32, 64\) at 0\.5",
+        ),
         ({"n_m": (2, 4), "block_size": (2, 2)}, r"n_m=\(2, 4\) contradicts block_size=\(2, 2\)"),
         ({"n_m": (4, 4)}, r"n_m=\(4, 4\) prunes nothing"),
         ({"n_m": (0, 4)}, r"n_m=\(0, 4\) is not two ints that are at least 1"),

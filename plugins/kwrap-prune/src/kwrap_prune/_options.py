@@ -97,11 +97,13 @@ def checked_schedule(schedule: SparsitySchedule | None, structure: Structure) ->
         sparsity, short = float(schedule(last_due(schedule))[1]), _shortfall(schedule)
     else:
         sparsity, short = _last_sparsity(schedule, _FURTHER if groups else []), ""
-    # A third may be given as 0.33, and what falls short of its end may still come to as many of each group.
-    allowed = (0.5 / groups.m if short else 0.01) if groups else 0
-    if groups and abs(sparsity - (1 - groups.n / groups.m)) > allowed:
-        problem = f"ends at sparsity {sparsity}, and n_m={(groups.n, groups.m)} at {1 - groups.n / groups.m}"
-        raise _wrong("schedule", schedule, f"{problem}. It {short}" if short else problem)
+    if groups:
+        end = 1 - groups.n / groups.m
+        # A third may be given as 0.33; what falls short of its end may still come to as many of each group.
+        elsewhere = not short and abs(sparsity - end) > 0.01
+        if elsewhere or round(sparsity * groups.m) != groups.m - groups.n:
+            problem = f"ends at sparsity {sparsity}, and n_m={(groups.n, groups.m)} at {end}"
+            raise _wrong("schedule", schedule, f"{problem}. It {short}" if short else problem)
     if short and not groups and not _copying.get():
         warnings.warn(f"{schedule!r} {short}", UnreachedSparsityWarning, stacklevel=stacklevel())
     return schedule
