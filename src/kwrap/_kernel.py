@@ -13,7 +13,7 @@ from tensorflow.python.ops import control_flow_util
 from kwrap._keras import unconverted
 from kwrap.errors import KernelError
 
-__all__ = ["Cost", "Kernel", "kernel"]
+__all__ = ["Cost", "Kernel", "all_ops", "kernel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -109,7 +109,7 @@ class Kernel(Generic[P, R]):
         function = tf.function(self._choose(_caller()).function, autograph=False)
         with tf.init_scope():
             graph = function.get_concrete_function(*specs).graph
-        ops = [op for op in _all_ops(graph) if op.type not in _FREE_OPS]
+        ops = [op for op in all_ops(graph) if op.type not in _FREE_OPS]
         return Cost(len(ops), sum(map(_size, (tensor for op in ops for tensor in (*op.inputs, *op.outputs)))))
 
     def variant(
@@ -262,14 +262,14 @@ _FREE_OPS = {
 }
 
 
-def _all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
+def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
     """Yield the ops of a graph, and of the functions that they call: branches and loops."""
     for op in graph.get_operations():
         yield op
         for attribute in op.op_def.attr:
             if attribute.type == "func":
                 # Private, as there is no public way from a function's name to its graph.
-                yield from _all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
+                yield from all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
 
 
 def _size(tensor: tf.Tensor) -> int:

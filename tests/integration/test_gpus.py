@@ -4,7 +4,7 @@ An op without a kernel for GPUs, or one that takes its tensors in host memory, a
 on a GPU as well: TensorFlow copies what it needs there and back. For a weight that is slow.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import kernels
 
 import kwrap
+from kwrap._kernel import all_ops
 from kwrap_lora import LoRA
 from kwrap_noise import DropConnect, DropPath, Noise, WeightNoise
 from kwrap_norm import SpectralNorm, UnitNorm, WeightNorm, WeightStandardization
@@ -86,15 +87,6 @@ def test_masks_are_computed_on_the_gpu(dtype):
         ("Less", "z", "bool", None),
     }
     assert in_host_memory(all_kernels.get_concrete_function().graph) == of_places_in_a_group
-
-
-def all_ops(graph: tf.Graph) -> Iterator[tf.Operation]:
-    """Yield the ops of a graph, and of the functions that it calls."""
-    for op in graph.get_operations():
-        yield op
-        for attribute in op.op_def.attr:
-            if attribute.type == "func":
-                yield from all_ops(graph._get_function(op.get_attr(attribute.name).name).graph)
 
 
 def without_kernel(graph: tf.Graph, device: str) -> set[str]:
