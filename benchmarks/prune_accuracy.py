@@ -5,8 +5,9 @@ apt-get install dataset-fashion-mnist, on Debian and Ubuntu.
 
 For each seed a small net is trained for three epochs; copies of it are pruned in two more. They are compiled anew for
 that, so that Adam starts without its moments: a script with tfmot has to, and so the work is the same. One row is of
-nets that are wrapped as they are, and go on with the optimizer that they have, as `wrap_model` lets them. The unwrapped
-nets are counted: a layer with a zero too many or too few is an error.
+nets that are wrapped as they are, and go on with the optimizer that they have, as `wrap_model` lets them. In other rows
+`lamp_sparsities` says how sparse each layer is, and Adam averages the weights while they are pruned (`use_ema`). The
+unwrapped nets are counted: a layer with a zero too many or too few is an error.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import keras
 import numpy as np
 
 import kwrap
-from kwrap_prune import PolynomialDecay, Prune, Schedule
+from kwrap_prune import PolynomialDecay, Prune, Schedule, lamp_sparsities
 
 IMAGES = pathlib.Path("/usr/share/datasets/fashion-mnist")
 SPARSITIES = (0.5, 0.8, 0.9, 0.95, 0.98)
@@ -55,34 +56,37 @@ Accuracies = dict[tuple[str, float], list[float]]  # by setting and sparsity, on
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A way of pruning the net: the sparsity of each layer and the schedule, given the sparsity asked for."""
+    """A way of pruning the net: each layer's sparsity and schedule, given the net and the sparsity asked for."""
 
     name: str
-    sparsities: Callable[[float], dict[str, float]]
+    sparsities: Callable[[keras.Model, float], dict[str, float]]
     schedule: Callable[[float, int], Schedule]
     seeds: int = FEW
     regrow: bool = False
     compiled_anew: bool = True
+    use_ema: bool = False
 
-    def rules(self, sparsity: float, part: int) -> list[kwrap.Rule]:
+    def rules(self, sparsities: dict[str, float], part: int) -> list[kwrap.Rule]:
         """Return a hook for each layer that is pruned, in one `part`-th of the time."""
-        return [
-            Prune(self.schedule(value, part), regrow=self.regrow).at(layer)
-            for layer, value in self.sparsities(sparsity).items()
-        ]
+        return [Prune(self.schedule(value, part), regrow=self.regrow).at(layer) for layer, value in sparsities.items()]
 
 
-def everywhere(sparsity: float) -> dict[str, float]:
+def nowhere(model: keras.Model, sparsity: float) -> dict[str, float]:
+    """Return no layer."""
+    return {}
+
+
+def everywhere(model: keras.Model, sparsity: float) -> dict[str, float]:
     """Return the same sparsity for every layer."""
     return dict.fromkeys(SIZES, sparsity)
 
 
-def between(sparsity: float) -> dict[str, float]:
+def between(model: keras.Model, sparsity: float) -> dict[str, float]:
     """Return the same sparsity for all layers but the first and the last, which stay dense."""
     return dict.fromkeys(("conv_2", "hidden"), sparsity)
 
 
-def shifted(sparsity: float) -> dict[str, float]:
+def shifted(model: keras.Model, sparsity: float) -> dict[str, float]:
     """Return none for the first layer, at most 0.8 for the last, and more for the others: in total, what was asked."""
     last = min(0.8, sparsity)
     rest = (sparsity * TOTAL - last * SIZES["logits"]) / (SIZES["conv_2"] + SIZES["hidden"])
@@ -99,14 +103,19 @@ def early(sparsity: float, part: int) -> Schedule:
     return PolynomialDecay(0.0, sparsity, begin_step=0, end_step=400 // part, frequency=10 // part)
 
 
-DENSE = Setting("dense", lambda sparsity: {}, of_tfmot, MANY)
+DENSE = Setting("dense", nowhere, of_tfmot, MANY)
 SAME = Setting("kwrap-prune, `regrow=False`", everywhere, of_tfmot, MANY)
 AS_IT_IS = Setting("kwrap-prune, not compiled anew", everywhere, of_tfmot, MANY, compiled_anew=False)
+LAMP = Setting("kwrap-prune, shares by LAMP", lamp_sparsities, of_tfmot, MANY)
+AVERAGED = Setting("kwrap-prune, `use_ema`", everywhere, of_tfmot, use_ema=True)
+LAMP_AVERAGED = Setting("kwrap-prune, shares by LAMP and `use_ema`", lamp_sparsities, of_tfmot, MANY, use_ema=True)
 REGROW = Setting("kwrap-prune, `regrow=True`", everywhere, of_tfmot, regrow=True)
 EARLY = Setting("earlier; every layer", everywhere, early)
 SHIFTED = Setting("earlier; first layer left out, last at 0.8, others at more", shifted, early)
 BETWEEN = Setting("earlier; first and last layer left out", between, early)
+SAME_SCHEDULE = (SAME, AS_IT_IS, AVERAGED, LAMP, LAMP_AVERAGED)
 BEST = (EARLY, SHIFTED, BETWEEN)
+SETTINGS = (*SAME_SCHEDULE, REGROW, *BEST)
 
 
 def read(part: str) -> Data:
@@ -137,10 +146,11 @@ def net() -> keras.Model:
     )
 
 
-def train(model: keras.Model, data: Data, *, epochs: int, seed: int, **options: object) -> None:
-    """Compile and train the model, with more options for `fit`."""
+def train(model: keras.Model, data: Data, *, epochs: int, seed: int, use_ema: bool = False, **options: object) -> None:
+    """Compile and train the model, with more options for `fit`; Adam may average its weights."""
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)  # XLA is slower here
+    optimizer = keras.optimizers.Adam(1e-3, use_ema=use_ema)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=False)  # XLA is slower here
     go_on(model, data, epochs=epochs, seed=seed, **options)
 
 
@@ -158,18 +168,24 @@ def copied(model: keras.Model) -> keras.Model:
         return keras.models.load_model(path)
 
 
-def check_zeros(model: keras.Model, sparsities: dict[str, float]) -> None:
-    """Raise if a layer has not exactly as many zeros as it should."""
+def checked_zeros(model: keras.Model, sparsities: dict[str, float]) -> float:
+    """Return the share of zeros in all kernels together; raise if a layer has not exactly as many as it should."""
+    total = 0
     for layer, size in SIZES.items():
         kernel = keras.ops.convert_to_numpy(model.get_layer(layer).kernel)
         zeros, expected = np.count_nonzero(kernel == 0), round(sparsities.get(layer, 0) * size)
         if zeros != expected:
             raise AssertionError(f"{layer}: {zeros} of {size} weights are zero, not {expected}")
+        total += zeros
+    return total / TOTAL
 
 
-def accuracies(most: int, sparsities: tuple[float, ...], part: int, save: pathlib.Path | None) -> Accuracies:
-    """Train all nets, on one `part`-th of the images, and return the shares of test images that they get right."""
+def accuracies(
+    most: int, sparsities: tuple[float, ...], part: int, save: pathlib.Path | None
+) -> tuple[Accuracies, dict[tuple[str, float], float]]:
+    """Train all nets, on one `part`-th of the images; return what share of test images they get right, and of zeros."""
     results: Accuracies = {}
+    zeros = {}
     training, test = tuple(array[: len(array) // part] for array in read("train")), read("t10k")
     for seed in range(most):
         keras.utils.set_random_seed(seed)
@@ -177,22 +193,23 @@ def accuracies(most: int, sparsities: tuple[float, ...], part: int, save: pathli
         train(dense, training, epochs=BEFORE, seed=seed)
         if save:
             np.savez(save / f"dense{seed}.npz", *dense.get_weights())
-        for setting, sparsity in [(DENSE, 0.0), *itertools.product((SAME, AS_IT_IS, REGROW, *BEST), sparsities)]:
+        for setting, sparsity in [(DENSE, 0.0), *itertools.product(SETTINGS, sparsities)]:
             if seed >= setting.seeds:
                 continue
-            rules = setting.rules(sparsity, part) or None
+            of_layers = setting.sparsities(dense, sparsity)
+            rules = setting.rules(of_layers, part) or None
             if setting.compiled_anew:
                 model = kwrap.clone_model(dense, rules)
-                train(model, training, epochs=AFTER, seed=100 + seed)
+                train(model, training, epochs=AFTER, seed=100 + seed, use_ema=setting.use_ema)
             else:
                 model = kwrap.wrap_model(copied(dense), rules)
                 go_on(model, training, epochs=AFTER, seed=100 + seed)
             kwrap.unwrap_model(model)
-            check_zeros(model, setting.sparsities(sparsity))
+            zeros[setting.name, sparsity] = checked_zeros(model, of_layers)
             accuracy = model.evaluate(*test, batch_size=1000, verbose=0)[1]
             results.setdefault((setting.name, sparsity), []).append(accuracy)
             progress(f"seed {seed}; {setting.name}; sparsity {sparsity}: {accuracy:.4f}")
-    return results
+    return results, zeros
 
 
 def progress(line: str) -> None:
@@ -203,13 +220,15 @@ def progress(line: str) -> None:
 def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str]:
     """Yield the table of the same schedule, and what regrowing does to the accuracy."""
     dense = results[DENSE.name, 0.0]
-    same, as_it_is, regrow = ({s: results[setting.name, s] for s in sparsities} for setting in (SAME, AS_IT_IS, REGROW))
+    same, regrow = ({s: results[setting.name, s] for s in sparsities} for setting in (SAME, REGROW))
     rows = [row("tfmot 0.8.1, 2 seeds (issue 5)", TFMOT, sparsities, TFMOT_DENSE)]
     for seeds in sorted({min(FEW, len(dense)), len(dense)}):
         name = f"seeds 0 to {seeds - 1}, here"
         rows.append(row(f"tfmot 0.8.1, {name}", first(TFMOT_HERE, seeds), sparsities, None))
-        for setting, values in ((SAME, same), (AS_IT_IS, as_it_is)):
-            own = first(values, seeds)
+        for setting in SAME_SCHEDULE:
+            if setting.seeds < seeds:
+                continue
+            own = first({s: results[setting.name, s] for s in sparsities}, seeds)
             rows.append(row(f"{setting.name}, {name}", own, sparsities, dense[:seeds] if setting is SAME else None))
             rows.append(row("its difference to tfmot's, net by net", differences(own), sparsities, None, sign="+"))
     yield from table(["the same schedule, mean", *map(str, sparsities), "dense, 5 epochs"], rows)
@@ -221,28 +240,18 @@ def of_means(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str
 
 def of_seeds(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str]:
     """Yield the table of each seed, of all settings."""
-    rows = [
-        [setting.name, *(listed(results[setting.name, s]) for s in sparsities)]
-        for setting in (SAME, AS_IT_IS, REGROW, *BEST)
-    ]
+    rows = [[setting.name, *(listed(results[setting.name, s]) for s in sparsities)] for setting in SETTINGS]
     yield from table(["each seed", *map(str, sparsities)], rows)
     yield f"\nDense, 5 epochs: {listed(results[DENSE.name, 0.0])}."
 
 
-def of_best(results: Accuracies, sparsities: tuple[float, ...]) -> Iterator[str]:
+def of_best(results: Accuracies, zeros: dict[tuple[str, float], float], sparsities: tuple[float, ...]) -> Iterator[str]:
     """Yield the table of other schedules and layers, of the first seeds; in brackets, the sparsity over all kernels."""
     rows = [row("tfmot 0.8.1, 2 seeds (issue 5)", TFMOT, sparsities, None)[:-1]]
-    for setting in (SAME, *BEST):
-        cells = (
-            f"{statistics.mean(results[setting.name, s][:FEW]):.3f} ({overall(setting, s):.4f})" for s in sparsities
-        )
-        rows.append([setting.name, *cells])
+    for setting in (SAME, LAMP, LAMP_AVERAGED, *BEST):
+        keys = [(setting.name, sparsity) for sparsity in sparsities]
+        rows.append([setting.name, *(f"{statistics.mean(results[key][:FEW]):.3f} ({zeros[key]:.4f})" for key in keys)])
     yield from table(["mean (sparsity over all kernels)", *map(str, sparsities)], rows)
-
-
-def overall(setting: Setting, sparsity: float) -> float:
-    """Return the share of zeros in all kernels together; `check_zeros` has found them."""
-    return sum(round(value * SIZES[layer]) for layer, value in setting.sparsities(sparsity).items()) / TOTAL
 
 
 def row(
@@ -289,15 +298,16 @@ def main() -> None:
     parser.add_argument("--save", type=pathlib.Path, metavar="FOLDER", help="for prune_accuracy_tfmot.py")
     options = parser.parse_args()
     most, sparsities, part = (1, (0.5, 0.98), 10) if options.quick else (MANY, SPARSITIES, 1)
-    results = accuracies(most, sparsities, part, options.save)
+    results, zeros = accuracies(most, sparsities, part, options.save)
     packages = ("kwrap", "kwrap-prune", "keras", "tensorflow")
     versions = (f"{name} {importlib.metadata.version(name)}" for name in packages)
     print(
         f"{datetime.date.today()}; {', '.join(versions)}, Python {platform.python_version()}; "
         f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores\n"
     )
-    for lines in (of_means, of_seeds, of_best):
-        print(*lines(results, sparsities), sep="\n", end="\n\n")
+    tables = of_means(results, sparsities), of_seeds(results, sparsities), of_best(results, zeros, sparsities)
+    for lines in tables:
+        print(*lines, sep="\n", end="\n\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The weights of a model that are pruned, or could be."""
 
+import itertools
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,7 +11,7 @@ import kwrap
 from kwrap.errors import RuleError
 from kwrap_prune._hook import Prune
 
-__all__ = ["prunable_targets", "pruned_targets", "values_of"]
+__all__ = ["chosen_targets", "prunable_targets", "pruned_targets", "values_of"]
 
 # (path, target) pairs.
 Targets = list[tuple[str, kwrap.WeightTarget]]
@@ -30,17 +32,29 @@ def prunable_targets(model: keras.Model) -> Targets:
         WrapperStateError: the model is not built.
     """
     pruned = pruned_targets(model)
-    # Nothing is put on the model: a name that its hooks do not have, and a number that no optimizer contradicts.
-    hook = Prune(name="kwrap_prune.report", gradient_accumulation_steps=1)
     try:
-        entries = kwrap.plan(model, hook).entries
+        by_default = chosen_targets(model, "report")
     except RuleError:  # no layer has any
         return pruned
     found: Targets = []
-    for entry in entries:
-        found.extend((entry.path, target) for target in hook.select_targets(entry.layer, entry.path))
-        found.extend((path, target) for path, target in pruned if path == entry.path)
+    for path, of_layer in itertools.groupby(by_default, key=operator.itemgetter(0)):
+        found.extend([*of_layer, *(each for each in pruned if each[0] == path)])
     return _once([*found, *pruned])
+
+
+def chosen_targets(model: keras.Model, owner: str, targets: Any = None, **choice: Any) -> Targets:
+    """Return what a Prune hook with `targets` would take in the layers of a choice, as `kwrap.plan` takes it.
+
+    Raises:
+        KwrapError: what `kwrap.plan` raises.
+    """
+    # Nothing is put on the model: a name that its hooks do not have, and a number that no optimizer contradicts.
+    hook = Prune(name=f"kwrap_prune.{owner}", targets=targets, gradient_accumulation_steps=1)
+    return [
+        (entry.path, target)
+        for entry in kwrap.plan(model, hook, **choice).entries
+        for target in hook.select_targets(entry.layer, entry.path)
+    ]
 
 
 def values_of(model: keras.Model) -> Callable[[keras.Variable], Any]:
