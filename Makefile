@@ -37,7 +37,7 @@ docs: .venv/installed ## the documents as HTML, in docs/_build; a warning is an 
 bench: .venv/installed .venv-tfmot/installed ## speed, beside bare models and tfmot: twenty minutes; writes benchmarks/RESULTS.md
 	$(BIN)/python benchmarks/run.py .venv-tfmot/bin/python
 
-bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: half an hour
+bench-prune: .venv/installed ## the accuracy of pruned nets beside tfmot's: an hour
 	$(BIN)/python benchmarks/prune_accuracy.py
 
 bench-quantize: .venv/installed ## the accuracy of quantized nets beside tfmot's and plain post-training quantization: half an hour

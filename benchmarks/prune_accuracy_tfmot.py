@@ -58,7 +58,8 @@ def pruned(weights: list[np.ndarray], sparsity: float, seed: int, *, use_ema: bo
 def share_of_zeros(model: keras.Model) -> float:
     """Return it, of all kernels together."""
     kernels = [weight for weight in model.get_weights() if weight.ndim > 1]
-    return round(1 - sum(map(np.count_nonzero, kernels)) / sum(kernel.size for kernel in kernels), 4)
+    left = sum(int(np.count_nonzero(kernel)) for kernel in kernels)
+    return round(1 - left / sum(kernel.size for kernel in kernels), 4)
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def main() -> None:
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("sparsities", type=float, nargs="*", default=SPARSITIES)
     parser.add_argument("--use-ema", action="store_true", help="let Adam average the weights while they are pruned")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     for sparsity in options.sparsities:
         accuracies, zeros = [], []
         for seed, file in enumerate(sorted(options.folder.glob("dense*.npz"))):

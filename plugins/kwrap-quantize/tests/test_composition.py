@@ -8,7 +8,7 @@ import kwrap
 from kwrap.errors import PlanError
 from kwrap_lora import LoRA
 from kwrap_noise import Noise, WeightNoise
-from kwrap_prune import ConstantSparsity, Prune
+from kwrap_prune import ConstantSparsity, Prune, report
 from kwrap_quantize import QuantizeOutput, QuantizeWeights
 
 from .references import on_grid, on_symmetric_grid
@@ -60,6 +60,15 @@ def test_pruning_what_is_rounded_is_refused(is_quantized):
         kwrap.wrap_model(model, hooks.pop(0))
     with pytest.raises(PlanError, match="put Prune on before quantize"):
         kwrap.wrap_model(model, hooks)
+
+
+def test_a_pruned_and_rounded_model_is_reported():
+    _, model = trained(Prune(), QuantizeWeights(4))
+    (kernel,) = report(model).weights
+    assert (kernel.path, kernel.weight, kernel.zeros) == ("dense", "kernel", 30)
+    _, model = trained(QuantizeWeights(4))
+    (kernel,) = report(model).weights
+    assert (kernel.path, kernel.weight, kernel.zeros) == ("dense", "kernel", 0)
 
 
 def test_lora_before_rounding_rounds_the_sum_and_after_it_the_base_alone():

@@ -17,6 +17,16 @@ __all__ = ["chosen_targets", "prunable_targets", "pruned_targets", "values_of"]
 Targets = list[tuple[str, kwrap.WeightTarget]]
 
 
+class _Sought(kwrap.Hook):
+    """Acts on the weights that Prune would, in plans that nobody applies: no plugin has anything to say of it."""
+
+    def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
+        return value
+
+
+_Sought.layer_type = Prune.layer_type  # what `kwrap.hook` would set; but it would list the class among the hooks, too
+
+
 def pruned_targets(model: keras.Model) -> Targets:
     """Return the targets of the model's Prune hooks, with their layers' paths; a shared weight once."""
     return _once((path, target) for path, hook in kwrap.find_hooks(model, Prune) for target in hook.target_weights)
@@ -43,13 +53,12 @@ def prunable_targets(model: keras.Model) -> Targets:
 
 
 def chosen_targets(model: keras.Model, owner: str, targets: Any = None, **choice: Any) -> Targets:
-    """Return what a Prune hook with `targets` would take in the layers of a choice, as `kwrap.plan` takes it.
+    """Return what a hook with `targets` would take as Prune does in the layers of a choice, as `kwrap.plan` takes it.
 
     Raises:
         KwrapError: what `kwrap.plan` raises.
     """
-    # Nothing is put on the model: a name that its hooks do not have, and a number that no optimizer contradicts.
-    hook = Prune(name=f"kwrap_prune.{owner}", targets=targets, gradient_accumulation_steps=1)
+    hook = _Sought(name=f"kwrap_prune.{owner}", targets=targets)
     return [
         (entry.path, target)
         for entry in kwrap.plan(model, hook, **choice).entries
