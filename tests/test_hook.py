@@ -645,6 +645,11 @@ def test_a_target_that_the_layer_has_not_is_an_error_with_those_it_has():
     assert type(layer_of(wrapped)) is keras.layers.Dense
 
 
+def test_targets_that_are_neither_names_nor_a_function_are_refused():
+    with pytest.raises(errors.OptionValueError, match=r"^hook_shift: targets=3 is no weight's name, nor several"):
+        HookShift(targets=3)
+
+
 def test_a_weight_that_two_hooks_change_is_one_value_and_others_stay_apart():
     layer = dense()
     kernel, bias = (variable.numpy() for variable in layer.variables)

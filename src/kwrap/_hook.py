@@ -21,6 +21,7 @@ from kwrap._targets import WeightTarget, weight_targets
 from kwrap.errors import (
     HookDefinitionError,
     HookVersionError,
+    OptionValueError,
     TargetError,
     WrapperStateError,
     listed,
@@ -59,7 +60,7 @@ class Hook(keras.layers.Layer):
 
     Raises:
         OptionError: an option does not exist, is missing, or cannot be stored in a saved model.
-        OptionValueError: `phase` is none of the three.
+        OptionValueError: `phase` is none of the three, or `targets` neither names nor a function.
     """
 
     hook_name: ClassVar[str] = "hook"
@@ -103,6 +104,9 @@ class Hook(keras.layers.Layer):
         targets: str | Sequence[str] | Callable[[WeightTarget], bool] | None = None,
     ) -> None:
         checked_choice(self.hook_name, "phase", phase, get_args(Phase))
+        if not (targets is None or callable(targets) or isinstance(targets, Iterable)):
+            problem = "is no weight's name, nor several, nor a function from a WeightTarget to bool"
+            raise OptionValueError(self.hook_name, "targets", targets, problem)
         # The policy of its own: weights are changed in their own dtype, also under mixed precision.
         super().__init__(name=name or self.hook_name, dtype="float32", autocast=False)
         # Past Keras' tracking: none of it is state.
