@@ -1,7 +1,7 @@
-"""What probes and guards add to a training step: python benchmarks/probe.py [--quick].
+"""What probes and guards add to a training step: python benchmarks/probe.py [--quick] [--models 6].
 
 Every layer that holds no layers has the hook, with all that it can watch. Of two equal models one may be up to a tenth
-slower, for as long as it lives: so each way is several models, whose times are added.
+slower, for as long as it lives: so each way is several models, whose times are added; the more, the surer.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import kwrap
 from kwrap_probe import NaNGuard, Probe
 
 NETS = {"CNN": (models.cnn, 3), "MLP, 5.8 M weights": (models.mlp, 1)}  # turns in a repeat
-MODELS = 2
 STEPS = 10  # in a turn: one of them measures
 BATCH = 128
 HOOKS = {
@@ -27,10 +26,10 @@ HOOKS = {
 LIMITS = {"statistics every 10 steps": 1.05, "statistics of outputs every 10 steps": 1.05}
 
 
-def several(build: Callable, hooks: list, *, jit_compile: bool) -> Callable[[], None]:
+def several(build: Callable, hooks: list, count: int, *, jit_compile: bool) -> Callable[[], None]:
     """Return a function that takes steps of several models with these hooks, one after the other."""
     steppers = []
-    for _ in range(MODELS):
+    for _ in range(count):
         model = build()
         if hooks:
             kwrap.wrap_model(model, hooks)
@@ -43,12 +42,12 @@ def several(build: Callable, hooks: list, *, jit_compile: bool) -> Callable[[], 
     return run
 
 
-def rows(repeats: int) -> list[list[str]]:
-    """Return the rows of all nets, with and without XLA."""
+def rows(repeats: int, count: int = 2) -> list[list[str]]:
+    """Return the rows of all nets, with and without XLA; each way is `count` models."""
     found = []
     for net, (build, turns) in NETS.items():
         for jit_compile in (False, True):
-            runs = {name: several(build, hooks, jit_compile=jit_compile) for name, hooks in HOOKS.items()}
+            runs = {name: several(build, hooks, count, jit_compile=jit_compile) for name, hooks in HOOKS.items()}
             times = interleaved(runs, repeats, turns)
             for name in list(HOOKS)[1:]:
                 what = f"{net}{', XLA' if jit_compile else ''}: step, {name} / bare"
@@ -62,7 +61,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats")
-    print(table(TARGETS, rows(3 if parser.parse_args().quick else 5)))
+    parser.add_argument("--models", type=int, default=2, help="so many of each kind")
+    options = parser.parse_args()
+    print(table(TARGETS, rows(3 if options.quick else 5, options.models)))
 
 
 if __name__ == "__main__":
