@@ -242,6 +242,11 @@ def test_a_sparsity_that_is_none_is_refused(sparsity):
         lamp_sparsities(network(), sparsity)
 
 
+def test_targets_that_are_none_are_refused():
+    with pytest.raises(OptionValueError, match=r"^kwrap_prune: targets=3 is no weight's name"):
+        lamp_sparsities(network(), 0.5, targets=3)
+
+
 def test_a_model_that_is_none_or_has_nothing_to_prune_is_refused():
     with pytest.raises(ModelTypeError):
         lamp_sparsities("net", 0.5)

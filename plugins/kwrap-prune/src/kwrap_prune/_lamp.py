@@ -43,7 +43,7 @@ def lamp_sparsities(
         By the layer's path, a float in [0, 1). NaN and infinite weights are none to prune.
 
     Raises:
-        OptionValueError: the sparsity is not in [0, 1).
+        OptionValueError: the sparsity is not in [0, 1), or `targets` is neither names nor a function.
         RuleError: `where` or `exclude` names no layer, or none is left.
         TargetError: a layer has no weight of a name in `targets`: choose layers that have by `where`.
         ModelTypeError: this is no Keras model.

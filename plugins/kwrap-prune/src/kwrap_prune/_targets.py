@@ -20,6 +20,8 @@ Targets = list[tuple[str, kwrap.WeightTarget]]
 class _Sought(kwrap.Hook):
     """Acts on the weights that Prune would, in plans that nobody applies: no plugin has anything to say of it."""
 
+    hook_name = "kwrap_prune"  # in errors of `targets`; not "prune", which kwrap-quantize refuses behind its hooks
+
     def parametrize(self, target: kwrap.WeightTarget, value: Any, *, training: Any) -> Any:
         return value
 
