@@ -30,6 +30,7 @@ PUBLIC = [
     "hook",
     "hookimpl",
     "hookspecs",
+    "is_jit_compiled",
     "kernel",
     "load_model",
     "options",

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from kwrap import errors
-from kwrap._kernel import Kernel, kernel
+from kwrap._kernel import Kernel, is_jit_compiled, kernel
 
 DEFAULT = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
 
@@ -312,6 +312,20 @@ def test_any_number_of_tensors_is_taken_with_a_trace_for_each_number():
     assert sums.cost(2.0, tf.TensorSpec([8]), tf.TensorSpec([8])).ops == 4
     with pytest.raises(errors.KernelError, match=r"'values' has shape \(2, 2\)"):
         sums(2.0, [1.0], tf.ones([2, 2]))
+
+
+def test_what_is_traced_is_compiled_by_xla_in_a_function_that_says_so_and_in_those_it_calls():
+    seen = []
+
+    def look():
+        seen.append(is_jit_compiled())
+        return tf.cond(tf.constant(True), lambda: (seen.append(is_jit_compiled()), 1)[1], lambda: 2)
+
+    look()
+    for jit_compile in (None, True):
+        tf.function(look, jit_compile=jit_compile)()
+        tf.function(lambda: tf.function(look)(), jit_compile=jit_compile)()
+    assert seen == [False] * 6 + [True] * 4
 
 
 def test_a_variant_without_a_condition_is_an_error(add):

@@ -9,7 +9,7 @@ from kwrap._checking import NonFinite, check
 from kwrap._files import atomic_write, save_model
 from kwrap._graph import Graph, GraphCall, read_graph
 from kwrap._hook import Hook, Rule
-from kwrap._kernel import Kernel, kernel
+from kwrap._kernel import Kernel, is_jit_compiled, kernel
 from kwrap._loading import load_model
 from kwrap._model import bypass, clone_function, clone_model, collect, find_hooks, plan, unwrap_model, wrap_model
 from kwrap._plan import Plan, Problem
@@ -43,6 +43,7 @@ __all__ = [
     "hook",
     "hookimpl",
     "hookspecs",
+    "is_jit_compiled",
     "kernel",
     "load_model",
     "options",

@@ -13,7 +13,7 @@ from tensorflow.python.ops import control_flow_util
 from kwrap._keras import unconverted
 from kwrap.errors import KernelError
 
-__all__ = ["Cost", "Kernel", "all_ops", "kernel"]
+__all__ = ["Cost", "Kernel", "all_ops", "is_jit_compiled", "kernel"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -240,7 +240,7 @@ def _caller() -> _Caller:
     tracing = _tracing.get()
     if tracing is not None:
         return tracing.caller
-    return _Caller(_caller_device() if _Variants.mind_devices else None, _is_jit_compiled())
+    return _Caller(_caller_device() if _Variants.mind_devices else None, is_jit_compiled())
 
 
 def _caller_device() -> str:
@@ -250,7 +250,7 @@ def _caller_device() -> str:
     return device or ("GPU" if tf.config.get_visible_devices("GPU") else "CPU")
 
 
-def _is_jit_compiled() -> bool:
+def is_jit_compiled() -> bool:
     """Return whether what is traced now is compiled by XLA: in a function with `jit_compile=True`, or called by one."""
     # Private, as there is no public way. It does not see auto-clustering (TF_XLA_FLAGS), which comes after tracing.
     return bool(control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()))

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -156,12 +157,52 @@ def test_a_probe_adds_few_ops_to_a_step_and_a_branch_for_each_time_to_look():
     assert len(probed) - len(bare) <= 8  # a read, a sum, an assignment, a comparison; zeros that nothing uses
 
 
+@pytest.mark.parametrize("watch", ["inputs", "outputs", "output_gradients", "weights", "weight_gradients"])
+def test_each_source_alone_is_measured_as_among_the_others(watch):
+    found = []
+    for sources in (watch, Probe().watch):
+        model = network()
+        kwrap.wrap_model(model, Probe(sources, **EXACT))
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.train_on_batch(X, Y)
+        found.append([each for each in report(model).statistics if each.source == watch])
+    assert found[0] == found[1] != []
+
+
+def test_an_input_that_is_not_floating_is_not_counted_and_the_rest_is():
+    probe = Probe(["inputs", "outputs", "weights"], **EXACT)
+    layer = kwrap.Wrapper(keras.layers.Embedding(9, 3), [probe])
+    layer(tf.constant([[1, 2], [4, 4]]), training=True)
+    calls = {source: int(np.array(matrix)[row, Part.CALLS]) for (source, _), (matrix, row) in probe.places().items()}
+    assert calls == {"inputs": 0, "outputs": 1, "weights": 1}
+
+
+def copies_of_the_first_kernel(hooks):
+    """Return how often XLA copies it in a training step."""
+    model = keras.Sequential([keras.Input((784,)), keras.layers.Dense(64), keras.layers.Dense(4)])
+    if hooks:
+        kwrap.wrap_model(model, hooks)
+    model.compile("adam", "mse", jit_compile=True)
+    batch = tf.zeros((8, 784)), tf.zeros((8, 4))
+    model.train_on_batch(*batch)
+    step = tf.function(lambda *batch: model.train_step(batch), jit_compile=True)
+    program = step.experimental_get_compiler_ir(*batch)(stage="optimized_hlo")
+    assert "input_output_alias" in program  # else nothing is told here
+    assert "f32[784,64]" in program
+    return len(re.findall(r"f32\[784,64\]\S* copy\(", program))
+
+
+@pytest.mark.parametrize("watch", [None, "weights"])
+def test_xla_copies_no_kernel_for_a_look_at_it(watch):
+    assert copies_of_the_first_kernel([]) == copies_of_the_first_kernel([Probe(watch) if watch else Probe()]) == 0
+
+
 def test_of_a_layer_that_is_called_twice_a_step_both_calls_are_measured():
     layer = kwrap.Wrapper(keras.layers.Dense(2), [Probe("inputs", every=10, sample=None)])
     for _ in range(100):
         layer(tf.zeros((1, 1)), training=True)
         layer(tf.ones((1, 1)), training=True)
-    vector = np.array(layer.hooks[0].inputs)
+    vector = np.array(layer.hooks[0].seen)[0]
     assert vector[Part.CALLS] == 20
     assert 5 <= vector[Part.ZEROS] <= 15
 
@@ -216,7 +257,7 @@ def calls_of_three_sources(hook: kwrap.Hook, *, compiled: bool, every: int, time
         step = tf.function(step, autograph=False)
     for _ in range(times):
         step(tf.constant(X))
-    return {source: int(vector[Part.CALLS]) for (source, _), vector in probe.vectors().items()}
+    return {source: int(np.array(matrix)[row, Part.CALLS]) for (source, _), (matrix, row) in probe.places().items()}
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -243,7 +284,7 @@ def test_a_sample_is_the_same_eagerly_and_compiled(size, jit_compile):
             return layer(inputs, training=True)
 
         (tf.function(call, jit_compile=jit_compile, autograph=False) if compiled else call)(values)
-        found.append(np.array(layer.hooks[0].inputs))
+        found.append(np.array(layer.hooks[0].seen)[0])
     assert found[0][Part.SIZE] == min(size, 8)
     np.testing.assert_allclose(found[1], found[0], rtol=1e-12)
 
@@ -261,7 +302,7 @@ def test_in_a_call_in_inference_weights_are_not_measured_either_though_a_hook_le
     layer = kwrap.Wrapper(keras.layers.BatchNormalization(), [probe, Trains()])
     for training, calls in ((False, 0), (True, 1), (False, 1)):
         layer(X, training=training)
-        assert {float(vector[Part.CALLS]) for vector in probe.vectors().values()} == {calls}
+        assert {float(np.array(matrix)[row, Part.CALLS]) for matrix, row in probe.places().values()} == {calls}
 
 
 def test_reset_forgets_all_and_measures_the_next_call():
@@ -315,9 +356,9 @@ def test_all_floating_tensors_of_a_layers_outputs_count_together_and_others_do_n
     wrapper = kwrap.Wrapper(Many(name="many"), [Probe(["inputs", "outputs"], **EXACT)])
     outputs = wrapper(tf.constant(X), training=True)
     assert outputs["index"].dtype == tf.int32
-    (vector,) = [each for (source, _), each in wrapper.hooks[0].vectors().items() if source == "outputs"]
+    matrix, row = wrapper.hooks[0].places()["outputs", None]
     values = np.concatenate([X.reshape(-1), (2 * X).astype("float16").astype("float32").reshape(-1)])
-    np.testing.assert_allclose(np.array(vector)[:3], [-values.min(), values.max(), values.size], rtol=1e-6)
+    np.testing.assert_allclose(np.array(matrix)[row, :3], [-values.min(), values.max(), values.size], rtol=1e-6)
 
 
 def test_under_mixed_precision_activations_are_of_float16_and_weights_of_float32():

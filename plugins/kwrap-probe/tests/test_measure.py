@@ -17,8 +17,8 @@ def measured(values, sample=None, histogram=False):
 def expected(values):
     finite = values[np.isfinite(values)].astype("float64")
     low, high = (finite.min(), finite.max()) if finite.size else (np.inf, -np.inf)
-    sums = [finite.size, values.size, finite.sum(), (finite**2).sum(), np.sum(finite == 0)]
-    return np.array([-low, high, *sums, 1])
+    sums = [finite.size, finite.sum(), (finite**2).sum(), np.sum(finite == 0), values.size]
+    return np.array([-low, high, *sums, values.size > 0])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
@@ -102,14 +102,14 @@ def test_a_sample_takes_no_value_twice(size):
 @pytest.mark.parametrize("size", [*range(4096, 4200), 5000, 6143, 6144, 6827, 8191, 123_457, 2**24 + 1])
 def test_the_places_of_a_sample_rise_from_the_first_part_to_the_last(size):
     part = size / 4096
-    places = np.array(sampled(tf.range(size), 4096))
+    (places,) = np.array(sampled([tf.range(size, dtype="float64")], 4096)[0])
     assert np.all(np.diff(places) > 0)
     assert np.all(np.abs(places - np.arange(4096) * part) <= part)
 
 
 def test_a_sample_of_two_of_three_values_leaves_no_channel_of_three_out():
-    taken = np.array(sampled(tf.tile([0, 1, 2], [2048]), 4096))
-    assert np.bincount(taken).min() > 4096 / 4
+    (taken,) = np.array(sampled([tf.tile([0.0, 1.0, 2.0], [2048])], 4096)[0])
+    assert np.bincount(taken.astype(int)).min() > 4096 / 4
 
 
 def test_a_sample_at_a_multiple_of_the_channels_sees_all_channels():
@@ -132,11 +132,12 @@ def test_xla_measures_the_same(values):
     np.testing.assert_allclose(compiled, measured(values, 500, True), rtol=1e-6)
 
 
-def test_a_measurement_takes_few_ops_and_no_branch():
-    kernel, vector = measure(4096, True), tf.TensorSpec(nothing(True).shape, tf.float64)
-    # Each op takes longer to start than 4096 values take.
-    assert kernel.cost(tf.TensorSpec([10**6]), vector).ops <= 35
-    body = tf.function(lambda values, vector: kernel(values, vector)).get_concrete_function(tf.TensorSpec([9]), vector)
+@pytest.mark.parametrize(("tensors", "most"), [(1, 42), (3, 48), (7, 60)])
+def test_a_measurement_takes_few_ops_and_no_branch(tensors, most):
+    kernel, matrix = measure(1024, True), tf.TensorSpec([tensors * nothing(True).size], tf.float64)
+    # Each op takes longer to start than a sample's values take.
+    assert kernel.cost(*[tf.TensorSpec([10**6])] * tensors, matrix).ops <= most
+    body = tf.function(lambda *given: kernel(*given)).get_concrete_function(*[tf.TensorSpec([9])] * tensors, matrix)
     (called,) = body.graph.as_graph_def().library.function
     assert {"If", "StatelessIf", "Where", "FloorDiv"}.isdisjoint(node.op for node in called.node_def)
 
@@ -148,11 +149,16 @@ def test_one_trace_serves_all_lengths():
     assert kernel.trace_count == 1
 
 
-def test_several_tensors_at_once_are_measured_as_each_alone():
-    parts = [VALUES.reshape(-1)[:7], VALUES.reshape(-1)[7:], VALUES.reshape(-1)]
-    vectors = measure(50, True)(*map(tf.constant, parts), *[nothing(True)] * 3)
-    for vector, part in zip(vectors, parts, strict=True):
-        np.testing.assert_array_equal(vector, measured(part, 50, True))
+@pytest.mark.parametrize("sample", [None, 50])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_several_tensors_at_once_are_measured_as_each_alone(sample, dtype):
+    values = VALUES.reshape(-1)
+    parts = [values[:7], values[7:], values[:0], values, values[:50]]
+    tensors = [tf.cast(part, dtype if place else "float32") for place, part in enumerate(parts)]
+    matrix = measure(sample, True)(*tensors, np.tile(nothing(True), len(parts)))
+    for vector, tensor in zip(matrix, tensors, strict=True):
+        np.testing.assert_allclose(vector, measured(tensor, sample, True), rtol=1e-12)
+        np.testing.assert_array_equal(vector[Part.SIZE :], measured(tensor, sample, True)[Part.SIZE :])
 
 
 def test_tensors_of_several_dtypes_become_one_of_the_widest():

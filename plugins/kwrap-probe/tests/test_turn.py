@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kwrap_probe._turn import first, is_due, next_turn
+from kwrap_probe._turn import START, is_due, next_turn
 
 
 def measured(every: int, calls: int) -> np.ndarray:
@@ -11,10 +11,11 @@ def measured(every: int, calls: int) -> np.ndarray:
     @tf.function(autograph=False)
     def run():
         def call(turn, place, due):
-            return next_turn(turn, every), place + 1, due.write(place, is_due(turn, every))
+            turn = next_turn(turn, every)
+            return turn, place + 1, due.write(place, is_due(turn, every))
 
         due = tf.TensorArray(tf.bool, calls)
-        return tf.while_loop(lambda turn, place, due: place < calls, call, (first(every), 0, due))[2].stack()
+        return tf.while_loop(lambda turn, place, due: place < calls, call, (START, 0, due))[2].stack()
 
     return np.flatnonzero(run())
 

@@ -13,25 +13,23 @@ import kwrap
 from kwrap.errors import TargetError
 from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError
-from kwrap_probe._measure import added, flat, measure, nothing, of_all_replicas
+from kwrap_probe._measure import Part, added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._turn import first, is_due, next_turn, was_due
-from kwrap_probe._watch import Cell, assigned, floating, watched
+from kwrap_probe._turn import START, is_due, next_turn
+from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
 
 __all__ = ["Probe"]
 
-# By the name of its state: what it is of, and the weight, if it is one's.
-Vectors = dict[tuple[str, str | None], keras.Variable]
-Look = tuple[Cell, Sequence[Any]]  # tensors, and where to keep what is measured of them
+Of = tuple[str, str | None]  # what is watched: the source, and the weight's name, if it is one's
 
 
 class _Call(NamedTuple):
-    """A call that goes on: whether it is measured, a bool scalar, its graph, and the weights to be looked at."""
+    """A call that goes on: whether it is measured, a bool scalar, its graph, and the weights that it has read."""
 
     due: Any
     graph: Any
-    looks: dict[str, Look]
+    weights: dict[Of, Sequence[Any]]
 
 
 # By the id of the probe. Replicas are threads, which take turns.
@@ -88,8 +86,7 @@ class Probe(kwrap.Hook):
 
     def build(self, layer: keras.Layer) -> None:
         """Create a vector for each thing that is watched, and what tells when to measure."""
-        of_weights = [source for source in self.watch if source.startswith("weight")]
-        if len(of_weights) == len(self.watch) and not self.target_weights:
+        if all(source.startswith("weight") for source in self.watch) and not self.target_weights:
             raise TargetError(
                 f"hook {self.name!r} at {self.path!r}: nothing but weights is watched, and of the layer there are none "
                 "for a hook: leave it out with exclude=..., or name weights with the option targets=..."
@@ -97,20 +94,28 @@ class Probe(kwrap.Hook):
         self.turn = self.add_weight(
             dtype="int32", initializer="zeros", trainable=False, aggregation="only_first_replica", name="turn"
         )
+        weights = [each.name for each in self.target_weights]
+        # A call's, which are measured when it is over; gradients come one by one.
+        self._seen: tuple[Of, ...] = tuple(
+            (source, weight)
+            for source in self.watch
+            if not source.endswith("gradients")
+            for weight in (weights if source == "weights" else [None])
+        )
+        width = len(nothing(self.histogram))
         # Not "mean": what is assigned is of all replicas already, and the same in each.
         kind = {"dtype": "float64", "initializer": "zeros", "aggregation": "only_first_replica"}
-        shape = nothing(self.histogram).shape
-        for source in self.watch:
-            if source in of_weights:
-                for target in self.target_weights:
-                    self.add_state(target, source, shape, **kind)
-            else:
-                variable = self.add_weight(shape=shape, trainable=False, autocast=False, name=source, **kind)
-                setattr(self, source, variable)
+        for name, rows in (("seen", len(self._seen)), ("output_gradients", int("output_gradients" in self.watch))):
+            if rows:
+                variable = self.add_weight(shape=(rows, width), trainable=False, autocast=False, name=name, **kind)
+                setattr(self, name, variable)
+        if "weight_gradients" in self.watch:
+            for target in self.target_weights:
+                self.add_state(target, "gradients", (1, width), **kind)
         self.statistics = [
-            Statistic(variable, statistic, name=f"{self.path}/{self._prefix()}{series(source, weight)}_{statistic}")
+            Statistic(*place, statistic, name=f"{self.path}/{self._prefix()}{series(source, weight)}_{statistic}")
             for logged, statistic in self.log
-            for (source, weight), variable in self.vectors().items()
+            for (source, weight), place in self.places().items()
             if source == logged
         ]
 
@@ -120,25 +125,27 @@ class Probe(kwrap.Hook):
 
     def reset(self) -> None:
         """Forget what was measured, and measure again in the next call."""
-        self.turn.assign(first(self.every))
-        for variable in self.vectors().values():
-            variable.assign(nothing(self.histogram))
+        self.turn.assign(START)
+        for variable, row in self.places().values():
+            if row == 0:
+                variable.assign(np.tile(nothing(self.histogram), (variable.shape[0], 1)))
 
-    def vectors(self) -> Vectors:
-        """Return the variables with what was measured, by what it is of: the source, and the weight's name or None."""
-        found: Vectors = {}
-        for source in self.watch:
-            if source.startswith("weight"):
-                found.update({(source, each.name): self.state(each, source) for each in self.target_weights})
-            else:
-                found[source, None] = getattr(self, source)
-        return found
+    def places(self) -> dict[Of, tuple[keras.Variable, int]]:
+        """Return where it is kept what was measured of each thing that is watched: a matrix, and the row."""
+        found: dict[Of, tuple[keras.Variable, int]] = {of: (self.seen, row) for row, of in enumerate(self._seen)}
+        if "output_gradients" in self.watch:
+            found["output_gradients", None] = self.output_gradients, 0
+        if "weight_gradients" in self.watch:
+            found.update(
+                {("weight_gradients", each.name): (self.state(each, "gradients"), 0) for each in self.target_weights}
+            )
+        return dict(sorted(found.items(), key=lambda each: SOURCES.index(each[0][0])))
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
-        turn = tf.convert_to_tensor(self.turn.value)
-        assigned(self.turn, next_turn(turn, self.every))
-        call = _Call(is_due(turn, self.every), _graph(), {})
+        turn = next_turn(tf.convert_to_tensor(self.turn.value), self.every)
+        assigned(self.turn, turn)
+        call = _Call(is_due(turn, self.every), graph(), {})
         token = _calls.set({**_calls.get(), id(self): call})
         try:
             outputs = call_next(inputs)
@@ -147,9 +154,9 @@ class Probe(kwrap.Hook):
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
-        seen = {"inputs": floating(inputs), "outputs": tensors}
-        looks = [(Cell(getattr(self, source)), each) for source, each in seen.items() if source in self.watch]
-        self._record(call.due, [*looks, *call.looks.values()])
+        seen = {("inputs", None): floating(inputs), ("outputs", None): tensors, **call.weights}
+        if self._seen:
+            self._record(call.due, Cell(self.seen), [seen.get(of, []) for of in self._seen])
         if "output_gradients" not in self.watch:
             return outputs
         return keras.tree.map_structure(lambda each: self._watched(self.output_gradients, call.due, each), outputs)
@@ -159,18 +166,21 @@ class Probe(kwrap.Hook):
         call = _calls.get().get(id(self))
         if call is None:  # a hook between says that the layer trains, where it was called as one that does not
             return value
-        is_same = _graph() is call.graph
+        is_same = graph() is call.graph
         # A tf.function of a hook between would keep the answer of the call that it was traced in.
-        due = call.due if is_same else was_due(tf.convert_to_tensor(self.turn.value), self.every)
-        if "weights" in self.watch:
-            look = (Cell(self.state(target, "weights")), [value])
-            if is_same and target.name not in call.looks:
-                call.looks[target.name] = look
+        due = call.due if is_same else is_due(tf.convert_to_tensor(self.turn.value), self.every)
+        of = "weights", target.name
+        if of in self._seen:
+            cell = Cell(self.seen)
+            if is_same and of not in call.weights:
+                call.weights[of] = [value]
             else:  # in a function of a hook between, whose tensors cannot leave it; or it calls the layer again
-                self._record(due, [look])
+                self._record(due, cell, [[value] if each == of else [] for each in self._seen])
+            if kwrap.is_jit_compiled() and cell.is_held:
+                value = after(value, lambda: cell.read()[0, Part.CALLS])
         if "weight_gradients" not in self.watch:
             return value
-        return self._watched(self.state(target, "weight_gradients"), due, value)
+        return self._watched(self.state(target, "gradients"), due, value)
 
     def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return `value`: nothing is left of a look at it."""
@@ -183,42 +193,27 @@ class Probe(kwrap.Hook):
         if not floating(tensor):
             return tensor
         cell = Cell(variable)
-        return watched(tensor, lambda gradient: self._record(due, [(cell, [gradient])]))
+        return watched(tensor, lambda gradient: self._record(due, cell, [[gradient]]))
 
-    def _record(self, due: Any, looks: Sequence[Look]) -> list[Any]:
-        """Add to each cell what is measured of its tensors, if it is time; return the ops that do.
-
-        No cell is in two looks: all are read before one is assigned.
-        """
-        looks = [(cell, tensors) for cell, tensors in looks if tensors]
-        if not looks:
+    def _record(self, due: Any, cell: Cell, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Add to a cell's matrix what is measured of each row's tensors, if it is time; return the ops that do."""
+        if not any(rows):
             return []
-        cells, values = [cell for cell, _ in looks], [tensors for _, tensors in looks]
+        nothings = np.tile(nothing(self.histogram), (len(rows), 1))
 
-        def added_to(vectors: Sequence[Any]) -> Any:
-            return measure(self.sample, self.histogram)(*map(flat, values), *vectors)
+        def measured(matrix: Any) -> Any:
+            return measure(self.sample, self.histogram)(*map(flat, rows), tf.reshape(matrix, [-1]))
 
         def add() -> Any:
-            with tf.control_dependencies(_all_assigned(cells, added_to([cell.read() for cell in cells]))):
+            with tf.control_dependencies(cell.assign(measured(cell.read()))):
                 return tf.constant(True)
 
-        if not tf.distribute.has_strategy() and all(cell.is_held for cell in cells):
+        if not tf.distribute.has_strategy() and cell.is_held:
             return [tf.cond(due, add, lambda: tf.constant(False))]
         # Replicas, be it one alone, agree on nothing inside of a condition, nor can values leave it for a stateless
         # scope.
-        none = [nothing(self.histogram)] * len(cells)
-        new = tf.cond(due, lambda: tf.stack(added_to(none)), lambda: tf.constant(np.stack(none)))
-        of_all = tf.unstack(of_all_replicas(new))
-        return _all_assigned(cells, [added(cell.read(), vector) for cell, vector in zip(cells, of_all, strict=True)])
-
-
-def _all_assigned(cells: Sequence[Cell], vectors: Sequence[Any]) -> list[Any]:
-    return [op for cell, vector in zip(cells, vectors, strict=True) for op in cell.assign(vector)]
-
-
-def _graph() -> Any:
-    """Return the graph that ops go into now; None if they are computed."""
-    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        new = tf.cond(due, lambda: measured(nothings), lambda: tf.constant(nothings))
+        return cell.assign(added(cell.read(), of_all_replicas(new)))
 
 
 def series(source: str, weight: str | None) -> str:

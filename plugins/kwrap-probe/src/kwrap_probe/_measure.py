@@ -31,11 +31,11 @@ class Part(enum.IntEnum):
     NEGATED_LOW = 0  # so that of both extremes the greater one counts
     HIGH = 1
     SIZE = 2
-    VALUES = 3
-    TOTAL = 4
-    SQUARES = 5
-    ZEROS = 6
-    CALLS = 7
+    TOTAL = 3
+    SQUARES = 4
+    ZEROS = 5
+    VALUES = 6
+    CALLS = 7  # in which there was a value
 
 
 # A bin is a quarter of an octave: the bits of a float32 down to the second of its mantissa. Fixed bins, as counts of
@@ -72,7 +72,9 @@ def bin_edges() -> Any:
 
 
 def flat(tensors: Sequence[Any]) -> Any:
-    """Return floating tensors as one flat one, of their dtype, or the widest of them."""
+    """Return floating tensors as one flat one, of their dtype, or the widest of them; of none, an empty one."""
+    if not tensors:
+        return tf.zeros([0])
     dtypes = [tensor.dtype for tensor in tensors]
     widest = dtypes[0] if len(set(dtypes)) == 1 else tf.float64 if tf.float64 in dtypes else tf.float32
     parts = [tf.reshape(tf.cast(tensor, widest), [-1]) for tensor in tensors]
@@ -81,24 +83,25 @@ def flat(tensors: Sequence[Any]) -> Any:
 
 @functools.lru_cache(maxsize=32)
 def measure(sample: int | None, histogram: bool) -> kwrap.Kernel[..., Any]:
-    """Return the kernel that adds what it measures of flat floating tensors to as many vectors, given behind them.
+    """Return the kernel that adds what it measures of flat floating tensors to a matrix, given flat behind them.
 
-    One trace for a number of them, and their dtypes, serves all layers of equal options.
+    A row of the matrix is a tensor's. One trace for a number of tensors, and their dtypes, serves all layers of equal
+    options.
     """
 
     def measured(*tensors: Any) -> Any:
-        half = len(tensors) // 2
-        return [
-            added(vector, _vector(values if sample is None else sampled(values, sample), histogram))
-            for values, vector in zip(tensors[:half], tensors[half:], strict=True)
-        ]
+        *values, matrix = tensors
+        # Together, as each op takes longer to start than a sample's values take.
+        groups = [whole(each) for each in values] if sample is None else [sampled(values, sample)]
+        new = tf.concat([_vectors(rows, sizes, histogram) for rows, sizes in groups], 0)
+        return added(tf.reshape(matrix, [len(values), new.shape[1]]), new)
 
     return kwrap.kernel(measured)
 
 
 def added(old: Any, new: Any) -> Any:
-    """Return the vector of all that two vectors are of."""
-    is_extreme = np.arange(new.shape[0]) < Part.SIZE
+    """Return the vector of all that two vectors are of; or, of matrices, each row."""
+    is_extreme = np.arange(new.shape[-1]) < Part.SIZE
     return tf.where(is_extreme, tf.maximum(old, new), old + new)
 
 
@@ -114,41 +117,54 @@ def of_all_replicas(new: Any) -> Any:
     return tf.concat([tf.reduce_max(parts, 0), sums], 1)
 
 
-def sampled(values: Any, sample: int) -> Any:
-    """Return all values, or `sample` of them from all over, in their order."""
-    # In float64: TensorFlow divides integers one by one.
-    count, places = tf.shape(values, out_type=tf.int64), np.arange(sample, dtype="float64")
+def whole(tensor: Any) -> tuple[Any, Any]:
+    """Return a flat tensor as a matrix of one row, and how many values it has."""
+    return tensor[None], tf.cast(tf.size(tensor), tf.float64)[None, None]
+
+
+def sampled(tensors: Sequence[Any], sample: int) -> tuple[Any, Any]:
+    """Return a matrix, of which each row is of a flat tensor, and how many values of the row are.
+
+    They are all values, and NaN behind them, or `sample` of them from all over, in their order.
+    """
+    sizes, places = [tf.shape(tensor, out_type=tf.int64) for tensor in tensors], np.arange(sample, dtype="float64")
     # Multiples of the golden ratio, modulo 1, are spread evenly however many there are, and follow no axis of a tensor:
     # a plain stride of the number of channels would see one channel only. Each is a place in a part of its own of the
     # tensor. Where parts are short, not in all of it: a multiple may be 0.382 below the one before, and two places have
     # to be one value apart, so that none is taken twice.
-    spread, most = places * GOLDEN % 1.0, places * GOLDEN % 1.0 * 2.5
-    length = tf.cast(count, tf.float64)
-    in_parts = tf.minimum(length * ((places + spread) / sample), length * ((places + most) / sample) - most)
-    taken = tf.cast(tf.maximum(in_parts, places), tf.int64)
-    return tf.gather(values, tf.strided_slice(taken, np.zeros(1, "int64"), count))
+    counts = tf.cast(tf.stack(sizes), tf.float64)  # in float64: TensorFlow divides integers one by one
+    part = tf.maximum(counts / sample, 1.0)
+    spread = tf.minimum(part, 2.5 * (part - 1.0)) * (places * GOLDEN % 1.0)
+    taken = tf.unstack(tf.cast(part * places + spread, tf.int64))
+    start, end, step = np.array([[0], [sample], [1]])
+    parts = []
+    for tensor, its, size in zip(tensors, taken, sizes, strict=True):
+        nans = tf.constant(np.nan, tensor.dtype, [sample])
+        parts += [tf.gather(tensor, tf.strided_slice(its, start, size, step)), tf.strided_slice(nans, size, end, step)]
+    return tf.reshape(flat(parts), [len(tensors), sample]), tf.minimum(counts, float(sample))
 
 
-def _vector(values: Any, histogram: bool) -> Any:
-    """Return the vector of flat values."""
-    wide = tf.cast(values, tf.float64)  # in which the difference of the sums is exact enough for a spread
+def _vectors(rows: Any, sizes: Any, histogram: bool) -> Any:
+    """Return a matrix, of which a row is the vector of the values in a row; `sizes` tells how many, shape (rows, 1)."""
+    wide = tf.cast(rows, tf.float64)  # in which the difference of the sums is exact enough for a spread
     finite = tf.math.is_finite(wide)
     counts = tf.cast(finite, tf.float64)
     known = tf.math.multiply_no_nan(wide, counts)
     zeros = tf.cast(tf.equal(wide, 0.0), tf.float64)
     return tf.concat(
         [
-            tf.reduce_max(tf.where(finite, tf.stack([-wide, wide]), -np.inf), 1),
-            tf.reduce_sum(tf.stack([counts, tf.ones_like(wide), known, tf.square(known), zeros]), 1),
-            tf.ones([1], tf.float64),
+            tf.reduce_max(tf.where(tf.expand_dims(finite, 1), tf.stack([-wide, wide], 1), -np.inf), 2),
+            tf.reduce_sum(tf.stack([counts, known, tf.square(known), zeros], 1), 2),
+            sizes,
+            tf.minimum(sizes, 1.0),
             *([_counted(known, finite)] if histogram else []),
         ],
-        0,
+        1,
     )
 
 
 def _counted(values: Any, counts: Any) -> Any:
-    """Return how many of finite values are in each bin, of those that count: a bool for each."""
+    """Return how many of finite values of each row are in each bin, of those that count: a bool for each."""
     bits = tf.bitcast(tf.cast(values, tf.float32), tf.int32)
     places = tf.gather(_places(), tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, _BITS_BELOW), 2 * _SIGN_BIT - 1))
     weights = tf.cast(counts, tf.float32)  # GPUs count in no other floating dtype

@@ -12,13 +12,13 @@ __all__ = ["Statistic"]
 
 
 class Statistic(keras.metrics.Metric):
-    """A number of a vector of what was measured; 0 where nothing was. It is read, so that nothing is accumulated."""
+    """A number of what was measured, a row of a matrix; 0 where nothing was. It is read, and nothing is accumulated."""
 
-    def __init__(self, vector: keras.Variable, statistic: str, name: str) -> None:
+    def __init__(self, matrix: keras.Variable, row: int, statistic: str, name: str) -> None:
         super().__init__(name=name)
         self._statistic = statistic
         # In a function, as Keras tracks the variables in an attribute.
-        self._vector: Callable[[], keras.Variable] = lambda: vector
+        self._vector: Callable[[], Any] = lambda: tf.convert_to_tensor(matrix.value)[row]
 
     def update_state(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing."""
@@ -28,7 +28,7 @@ class Statistic(keras.metrics.Metric):
 
     def result(self) -> Any:
         """Return the statistic now, a float32 scalar."""
-        return tf.cast(_STATISTICS[self._statistic](tf.convert_to_tensor(self._vector().value)), tf.float32)
+        return tf.cast(_STATISTICS[self._statistic](self._vector()), tf.float32)
 
 
 def _mean(vector: Any) -> Any:

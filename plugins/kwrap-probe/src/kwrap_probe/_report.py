@@ -155,9 +155,9 @@ def report(model: keras.Model) -> Report:
     return Report(
         model.name,
         tuple(
-            _statistics(path, hook.name, source, weight, keras.ops.convert_to_numpy(vector.value))
+            _statistics(path, hook.name, source, weight, keras.ops.convert_to_numpy(matrix.value)[row])
             for path, hook in probes
-            for (source, weight), vector in hook.vectors().items()
+            for (source, weight), (matrix, row) in hook.places().items()
         ),
     )
 

@@ -1,21 +1,17 @@
 """When a call is measured: one of so many, told by one addition and one comparison.
 
 A call's turn is an int32 that overflows. Each call adds its share of a round, of 2**32; the calls that complete a round
-are measured. The share is a bit less than one of so many, by the golden ratio, of which no multiple is near to a whole
-number (Hurwitz, 1891): so of a layer that is called several times a step no call is left out for good.
+are measured, and the first. The share is a bit less than one of so many, by the golden ratio, of which no multiple is
+near to a whole number (Hurwitz, 1891): so of a layer that is called several times a step no call is left out for good.
 """
 
 from typing import Any
 
-__all__ = ["GOLDEN", "first", "is_due", "next_turn", "was_due"]
+__all__ = ["GOLDEN", "START", "is_due", "next_turn"]
 
 GOLDEN = (5**0.5 - 1) / 2
 _ROUND = 2**32
-
-
-def first(every: int) -> int:
-    """Return the turn of the first call, which is measured."""
-    return _share(every) - 1 - _ROUND // 2
+START = _ROUND // 2 - 1  # before the first call, which completes a round
 
 
 def next_turn(turn: Any, every: int) -> Any:
@@ -24,13 +20,8 @@ def next_turn(turn: Any, every: int) -> Any:
 
 
 def is_due(turn: Any, every: int) -> Any:
-    """Return whether a call is measured, a bool scalar."""
-    return turn <= first(every)
-
-
-def was_due(turn: Any, every: int) -> Any:
-    """Return whether the call before the one whose turn it is was measured, a bool scalar."""
-    return is_due(turn - _share(every) % _ROUND, every)
+    """Return whether the call whose turn it is is measured, a bool scalar."""
+    return turn <= _share(every) - 1 - _ROUND // 2
 
 
 def _share(every: int) -> int:

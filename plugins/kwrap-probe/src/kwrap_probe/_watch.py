@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Cell", "all_finite", "assigned", "floating", "replicas", "watched"]
+__all__ = ["Cell", "all_finite", "assigned", "floating", "graph", "replicas", "watched"]
 
 
 def floating(tensors: Any) -> list[Any]:
@@ -17,20 +17,48 @@ def floating(tensors: Any) -> list[Any]:
 def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
     """Return `tensor`, to the bit; `record` is called with its gradient, a tensor, whenever one is computed.
 
-    What `record` returns are ops that have to run before the gradient goes on: where a layer is called in a compiled
-    function, and its gradient is taken outside, TensorFlow would else leave them out.
+    What `record` returns are ops that have to run: where a layer is called in a compiled function, and its gradient is
+    taken outside, TensorFlow would leave them out, and the gradient waits for them. Elsewhere it runs them anyway, and
+    nothing waits.
     """
+    called_in = graph()
 
     def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
         def gradient(upstream: Any) -> Any:
             # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
             values = upstream.values if isinstance(upstream, tf.IndexedSlices) else upstream
-            with tf.control_dependencies(record(values)):
+            ops = record(values)
+            if graph() is called_in:
+                return upstream
+            with tf.control_dependencies(ops):
                 return tf.identity(upstream)
 
         return tf.identity(values), gradient
 
     return tf.custom_gradient(identity)(tensor)
+
+
+def after(tensor: Any, written: Callable[[], Any]) -> Any:
+    """Return `tensor`, whose gradient waits under XLA for what was written: a scalar, finite and not negative.
+
+    There nothing but data orders ops; and what reads a weight has to come before its update, or XLA copies the weight.
+    """
+
+    def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
+        def gradient(upstream: Any) -> Any:
+            zero = tf.cast(-0.0 * written(), upstream.dtype)  # of which XLA does not know; no bit of a sum changes
+            if isinstance(upstream, tf.IndexedSlices):
+                return tf.IndexedSlices(upstream.values + zero, upstream.indices, upstream.dense_shape)
+            return upstream + zero
+
+        return tf.identity(values), gradient
+
+    return tf.custom_gradient(identity)(tensor)
+
+
+def graph() -> Any:
+    """Return the graph that ops go into now; None if they are computed."""
+    return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
 
 
 def assigned(variable: keras.Variable, value: Any) -> list[Any]:
