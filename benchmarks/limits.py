@@ -50,8 +50,8 @@ EXPLAINED = """
   all living objects are looked at, once. Unwrapping is hardly more than that look. The two layers are also most of the
   Python objects: one empty Keras layer for each of MobileNetV2's alone is more than a tenth of its weights.
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.
-- Of all statistics in the CNN, whose bare step takes 3.5 to 5 ms, one step in ten measures 16 tensors, by 42 ops for one
-  and 48 for the three that a layer's call has seen, and takes 1.26 of a bare one; the others find ten conditions false.
+- Of all statistics in the CNN, whose bare step takes 3.5 to 5 ms, one step in ten measures 16 tensors, by 42 ops for
+  one and 48 for the three that a call has seen, and takes 1.26 of a bare one; the others find ten conditions false.
   Together that is 1.046 ± 0.004 of eight models beside eight bare ones, taken in turn.
 - Under XLA it is the order of a step that makes most of the difference: four counters of calls, and nothing else, are
   1.00 to 1.07 of the bare step, by the network; with `--xla_cpu_enable_concurrency_optimized_scheduler=false` 1.01.
