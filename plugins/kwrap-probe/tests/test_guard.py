@@ -222,6 +222,32 @@ def test_layers_inside_of_branches_and_loops_train_and_are_looked_at(kind, times
     assert (found.path, found.what, found.call) == ("outer/inner", "gradient", 2 * times)
 
 
+@tf.custom_gradient
+def of_nan(values):
+    return tf.identity(values), lambda gradient: gradient * np.nan
+
+
+@keras.saving.register_keras_serializable("kwrap_probe_guard")
+class OfNan(keras.layers.Layer):
+    """Let the gradient be NaN."""
+
+    def call(self, inputs):
+        return of_nan(inputs)
+
+
+@pytest.mark.parametrize("how", [{"run_eagerly": True}, {"jit_compile": False}], ids=str)
+def test_where_a_gradient_raises_no_weight_is_updated(how):
+    layers = [keras.layers.Dense(500, name=f"dense_{number}") for number in range(4)]
+    model = keras.Sequential([keras.Input((6,)), *layers, OfNan()])
+    kwrap.wrap_model(model, NaNGuard(raises=True))
+    model.compile("adam", "mse", **how)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    with pytest.raises((NonFiniteError, tf.errors.InvalidArgumentError), match="gradient of"):
+        model.train_on_batch(np.ones((4, 6)), np.ones((4, 500)))
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_calls_are_counted_in_a_function_within_a_function():
     model = guarded()
     inner = tf.function(lambda inputs: model(inputs, training=True))

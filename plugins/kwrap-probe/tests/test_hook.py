@@ -13,6 +13,7 @@ import kwrap
 from kwrap.errors import HookCallError, KwrapError, OptionValueError, TargetError
 from kwrap_probe import NaNGuard, NoFloatingOutputsError, Probe, report, reset
 from kwrap_probe._measure import Part
+from kwrap_probe._watch import runs_all_ops, watched
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 Y = np.random.default_rng(1).normal(size=(24, 2)).astype("float32")
@@ -385,6 +386,55 @@ def test_the_gradient_is_measured_where_a_compiled_call_is_differentiated_outsid
     tape.gradient(loss, [variable.value for variable in model.trainable_variables])
     for name, statistics in by_name(model).items():
         must_be(statistics, expected[name])
+
+
+def test_no_gradient_waits_in_a_compiled_step_and_where_its_ops_would_not_run_it_does():
+    seen = []
+
+    def looked_at(values):
+        return watched(values, lambda gradient: (seen.append(runs_all_ops()), [])[1])
+
+    def step(function):
+        with tf.GradientTape() as tape:
+            value = tf.constant(2.0)
+            tape.watch(value)
+            outputs = function(value)
+        return tape.gradient(outputs, value)
+
+    tf.function(lambda: step(looked_at))()
+    assert seen == [True]  # TensorFlow's own mark of a graph whose ops all run: if it is gone, see runs_all_ops
+    step(tf.function(looked_at))
+    assert seen[1:]
+    assert not any(seen[1:])
+
+
+def test_a_layer_that_is_computed_again_is_measured_where_its_gradient_is_taken_outside_of_the_function():
+    layer = kwrap.Wrapper(keras.layers.Dense(2), [Probe(every=1), NaNGuard()])
+    layer.build((None, 6))
+    block = keras.remat(lambda inputs: layer(inputs, training=True))
+    compiled = tf.function(lambda inputs: block(inputs))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(compiled(tf.ones((3, 6))) ** 2)
+    tape.gradient(loss, layer.kernel.value)
+    found = {each.name: each.calls for each in report(keras.Sequential([layer])).statistics}
+    assert found["output_gradients"] == found["kernel_gradients"] == 1
+
+
+@pytest.mark.parametrize("watch", [None, "weights"])
+def test_a_gradient_is_the_bare_layers_under_xla_to_the_bit_be_it_subnormal(watch):
+    upstream = np.array([[1e-39, -1e-42, 0.0, -0.0], [np.inf, -np.inf, np.nan, 1.0]], "float32")
+    gradients = []
+    for hooks in ([], [Probe(watch) if watch else Probe()]):
+        layer = kwrap.Wrapper(keras.layers.Embedding(9, 4), hooks)
+        layer.build((None,))
+
+        def step(words, layer=layer):
+            with tf.GradientTape() as tape:
+                outputs = layer(words, training=True)
+            return tape.gradient(outputs, layer.embeddings.value, output_gradients=tf.constant(upstream)).values
+
+        gradients.append(tf.function(step, jit_compile=True)(tf.constant([3, 5])).numpy().view("uint32"))
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_a_probe_behind_another_hook_sees_the_weights_that_the_layer_reads():

@@ -106,7 +106,8 @@ class NaNGuard(kwrap.Hook):
                     each = tf.identity(each)
             if not self.gradients:
                 return each
-            return watched(each, lambda gradient: self._note_gradient(gradients, call, gradient))
+            # Where it raises, no gradient goes on to an update before.
+            return watched(each, lambda gradient: self._note_gradient(gradients, call, gradient), waits=self.raises)
 
         return keras.tree.map_structure(passed, outputs)
 

@@ -85,7 +85,7 @@ class Probe(kwrap.Hook):
         self.log = checked_log(log, self.watch, self.hook_name)
 
     def build(self, layer: keras.Layer) -> None:
-        """Create a vector for each thing that is watched, and what tells when to measure."""
+        """Create a row of a matrix for each thing that is watched, and what tells when to measure."""
         if all(source.startswith("weight") for source in self.watch) and not self.target_weights:
             raise TargetError(
                 f"hook {self.name!r} at {self.path!r}: nothing but weights is watched, and of the layer there are none "
@@ -126,20 +126,20 @@ class Probe(kwrap.Hook):
     def reset(self) -> None:
         """Forget what was measured, and measure again in the next call."""
         self.turn.assign(START)
-        for variable, row in self.places().values():
-            if row == 0:
-                variable.assign(np.tile(nothing(self.histogram), (variable.shape[0], 1)))
+        for matrix in {id(matrix): matrix for matrix, _ in self.places().values()}.values():
+            matrix.assign(np.tile(nothing(self.histogram), (matrix.shape[0], 1)))
 
     def places(self) -> dict[Of, tuple[keras.Variable, int]]:
         """Return where it is kept what was measured of each thing that is watched: a matrix, and the row."""
-        found: dict[Of, tuple[keras.Variable, int]] = {of: (self.seen, row) for row, of in enumerate(self._seen)}
-        if "output_gradients" in self.watch:
-            found["output_gradients", None] = self.output_gradients, 0
-        if "weight_gradients" in self.watch:
-            found.update(
-                {("weight_gradients", each.name): (self.state(each, "gradients"), 0) for each in self.target_weights}
-            )
-        return dict(sorted(found.items(), key=lambda each: SOURCES.index(each[0][0])))
+        found: dict[Of, tuple[keras.Variable, int]] = {}
+        for source in self.watch:
+            if source == "output_gradients":
+                found[source, None] = self.output_gradients, 0
+            elif source == "weight_gradients":
+                found.update({(source, each.name): (self.state(each, "gradients"), 0) for each in self.target_weights})
+            else:
+                found.update({of: (self.seen, row) for row, of in enumerate(self._seen) if of[0] == source})
+        return found
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
@@ -176,7 +176,7 @@ class Probe(kwrap.Hook):
                 call.weights[of] = [value]
             else:  # in a function of a hook between, whose tensors cannot leave it; or it calls the layer again
                 self._record(due, cell, [[value] if each == of else [] for each in self._seen])
-            if kwrap.is_jit_compiled() and cell.is_held:
+            if kwrap.is_jit_compiled() and cell.is_held:  # any number of the matrix would do
                 value = after(value, lambda: cell.read()[0, Part.CALLS])
         if "weight_gradients" not in self.watch:
             return value
@@ -217,7 +217,7 @@ class Probe(kwrap.Hook):
 
 
 def series(source: str, weight: str | None) -> str:
-    """Return the name of what a vector is of: "outputs", "kernel", "kernel_gradients"."""
+    """Return the name of what a row is of: "outputs", "kernel", "kernel_gradients"."""
     return source if weight is None else weight + ("_gradients" if source == "weight_gradients" else "")
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Cell", "all_finite", "assigned", "floating", "graph", "replicas", "watched"]
+__all__ = ["Cell", "after", "all_finite", "assigned", "floating", "graph", "replicas", "runs_all_ops", "watched"]
 
 
 def floating(tensors: Any) -> list[Any]:
@@ -14,21 +14,19 @@ def floating(tensors: Any) -> list[Any]:
     return [leaf for leaf in keras.tree.flatten(tensors) if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating]
 
 
-def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
+def watched(tensor: Any, record: Callable[[Any], Sequence[Any]], *, waits: bool = False) -> Any:
     """Return `tensor`, to the bit; `record` is called with its gradient, a tensor, whenever one is computed.
 
-    What `record` returns are ops that have to run: where a layer is called in a compiled function, and its gradient is
-    taken outside, TensorFlow would leave them out, and the gradient waits for them. Elsewhere it runs them anyway, and
-    nothing waits.
+    What `record` returns are ops that have to run. The gradient waits for them if `waits`, and where TensorFlow would
+    leave them out else, as in the gradient of a compiled function that is taken outside of it.
     """
-    called_in = graph()
 
     def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
         def gradient(upstream: Any) -> Any:
             # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
             values = upstream.values if isinstance(upstream, tf.IndexedSlices) else upstream
             ops = record(values)
-            if graph() is called_in:
+            if not waits and runs_all_ops():
                 return upstream
             with tf.control_dependencies(ops):
                 return tf.identity(upstream)
@@ -38,18 +36,28 @@ def watched(tensor: Any, record: Callable[[Any], Sequence[Any]]) -> Any:
     return tf.custom_gradient(identity)(tensor)
 
 
-def after(tensor: Any, written: Callable[[], Any]) -> Any:
-    """Return `tensor`, whose gradient waits under XLA for what was written: a scalar, finite and not negative.
+def runs_all_ops() -> bool:
+    """Return whether ops that are made now all run, be their outputs asked for or not: in a tf.function, not elsewhere.
+
+    Private, as there is no public way. Where TensorFlow changes it, all gradients wait, which is right, and slow.
+    """
+    return getattr(graph(), "_add_control_dependencies", False)
+
+
+def after(tensor: Any, count: Callable[[], Any]) -> Any:
+    """Return `tensor`, whose gradient waits under XLA for a count, a scalar, that is written before.
 
     There nothing but data orders ops; and what reads a weight has to come before its update, or XLA copies the weight.
     """
 
     def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
         def gradient(upstream: Any) -> Any:
-            zero = tf.cast(-0.0 * written(), upstream.dtype)  # of which XLA does not know; no bit of a sum changes
+            def ordered(values: Any) -> Any:  # XLA does not know that there are no negative counts
+                return tf.where(count() < 0, tf.zeros([], values.dtype), values)
+
             if isinstance(upstream, tf.IndexedSlices):
-                return tf.IndexedSlices(upstream.values + zero, upstream.indices, upstream.dense_shape)
-            return upstream + zero
+                return tf.IndexedSlices(ordered(upstream.values), upstream.indices, upstream.dense_shape)
+            return ordered(upstream)
 
         return tf.identity(values), gradient
 
