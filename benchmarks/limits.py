@@ -52,7 +52,7 @@ EXPLAINED = """
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.
 - Of all statistics in the CNN, whose bare step takes 3.5 to 5 ms, one step in ten measures 16 tensors, by 42 ops for
   one and 48 for the three that a call has seen, and takes 1.26 of a bare one; the others find ten conditions false.
-  Together that is 1.046 ± 0.004 of eight models beside eight bare ones, taken in turn.
+  Together that is 1.044 to 1.051 (± 0.005) of six to eight models beside as many bare ones, in four runs.
 - Under XLA it is the order of a step that makes most of the difference: four counters of calls, and nothing else, are
   1.00 to 1.07 of the bare step, by the network; with `--xla_cpu_enable_concurrency_optimized_scheduler=false` 1.01.
 """
