@@ -21,19 +21,15 @@ def watched(tensor: Any, record: Callable[[Any], Sequence[Any]], *, waits: bool 
     leave them out else, as in the gradient of a compiled function that is taken outside of it.
     """
 
-    def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
-        def gradient(upstream: Any) -> Any:
-            # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
-            values = upstream.values if isinstance(upstream, tf.IndexedSlices) else upstream
-            ops = record(values)
-            if not waits and runs_all_ops():
-                return upstream
-            with tf.control_dependencies(ops):
-                return tf.identity(upstream)
+    def gradient(upstream: Any) -> Any:
+        # Of embeddings it is a slice of rows, and goes on as one: dense, an optimizer would update all rows.
+        ops = record(upstream.values if isinstance(upstream, tf.IndexedSlices) else upstream)
+        if not waits and runs_all_ops():
+            return upstream
+        with tf.control_dependencies(ops):
+            return tf.identity(upstream)
 
-        return tf.identity(values), gradient
-
-    return tf.custom_gradient(identity)(tensor)
+    return _passed(tensor, gradient)
 
 
 def runs_all_ops() -> bool:
@@ -50,18 +46,20 @@ def after(tensor: Any, count: Callable[[], Any]) -> Any:
     There nothing but data orders ops; and what reads a weight has to come before its update, or XLA copies the weight.
     """
 
-    def identity(values: Any) -> tuple[Any, Callable[[Any], Any]]:
-        def gradient(upstream: Any) -> Any:
-            def ordered(values: Any) -> Any:  # XLA does not know that there are no negative counts
-                return tf.where(count() < 0, tf.zeros([], values.dtype), values)
+    def ordered(values: Any) -> Any:  # XLA does not know that there are no negative counts
+        return tf.where(count() < 0, tf.zeros([], values.dtype), values)
 
-            if isinstance(upstream, tf.IndexedSlices):
-                return tf.IndexedSlices(ordered(upstream.values), upstream.indices, upstream.dense_shape)
-            return ordered(upstream)
+    def gradient(upstream: Any) -> Any:
+        if isinstance(upstream, tf.IndexedSlices):
+            return tf.IndexedSlices(ordered(upstream.values), upstream.indices, upstream.dense_shape)
+        return ordered(upstream)
 
-        return tf.identity(values), gradient
+    return _passed(tensor, gradient)
 
-    return tf.custom_gradient(identity)(tensor)
+
+def _passed(tensor: Any, gradient: Callable[[Any], Any]) -> Any:
+    """Return `tensor`, to the bit, whose gradient is what a function makes of the one that comes."""
+    return tf.custom_gradient(lambda values: (tf.identity(values), gradient))(tensor)
 
 
 def graph() -> Any:
@@ -113,7 +111,7 @@ def _taken(held: Any) -> Any:
     """Return the handle of a variable as a function in a branch or loop, built now, has taken it; None elsewhere."""
     # Not in functions of no branch: TensorFlow tells by the handle which reads have to wait for which writes. Nor is
     # the handle asked for there: between replicas, a variable of theirs has none, and raises.
-    if tf.executing_eagerly() or not _is_in_branch(tf.compat.v1.get_default_graph()) or not hasattr(held, "handle"):
+    if not _is_in_branch(graph()) or not hasattr(held, "handle"):
         return None
     return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
 
