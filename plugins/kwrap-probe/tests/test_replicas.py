@@ -12,6 +12,7 @@ SCALE = 1024.0
 HOW = {
     "float16": {"scale": SCALE},
     "eager": {"eager": True, "accumulate": 2, "at_once": 2},
+    "steps": {"every": 2},  # with ProbeSteps
 }
 
 # Logical devices are set before TensorFlow starts, so in a process of their own.
@@ -23,7 +24,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.config.optimizer.set_experimental_options({"dependency_optimization": False})
 import kwrap
-from kwrap_probe import NaNGuard, NonFiniteError, Probe, StopOnNonFinite, TensorBoardWriter, report
+from kwrap_probe import NaNGuard, NonFiniteError, Probe, ProbeSteps, StopOnNonFinite, TensorBoardWriter, report
 
 folder, how = Path(sys.argv[1]), json.loads(sys.argv[2])
 x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
@@ -62,11 +63,11 @@ def caught(**options):
     except NonFiniteError as error:
         return str(error)
 
-def run(name, options):
+def run(name, every=1, **options):
     bare = network(**options)
-    probed = network([Probe(every=1, sample=None, log=["outputs/zeros"]), NaNGuard()], **options)
+    probed = network([Probe(every=every, sample=None, log=["outputs/zeros"]), NaNGuard()], **options)
     found = {"start": [each[0] for each in weights(bare)], "losses": [fit(bare)["loss"]]}
-    callbacks = [StopOnNonFinite(), TensorBoardWriter(folder / name)]
+    callbacks = [StopOnNonFinite(), TensorBoardWriter(folder / name)] + [ProbeSteps()] * (every > 1)
     found["logs"] = fit(probed, callbacks=callbacks)
     found |= {"trained": [weights(bare), weights(probed)], "state": copies(probed.variables),
               "statistics": report(probed).as_dict()["statistics"]}
@@ -82,7 +83,7 @@ def run(name, options):
     found["caught"] = caught(**options)
     return found
 
-results = {name: run(name, options) for name, options in how.items()}
+results = {name: run(name, **options) for name, options in how.items()}
 print(json.dumps(results))
 """
 
@@ -98,8 +99,10 @@ def process(tmp_path_factory):
     return folder, json.loads(done.stdout.splitlines()[-1])
 
 
-def by_numpy(start, scale=1.0, accumulate=1, **_):
+def by_numpy(start, scale=1.0, accumulate=1, every=1, **_):
     """Return what goes through the layers in two steps of the whole batch, each replica's part apart, and weights.
+
+    Of what goes through, each so manieth step counts.
 
     The mean of the squared errors is differentiated by hand, and SGD takes steps of 0.1.
     """
@@ -113,7 +116,7 @@ def by_numpy(start, scale=1.0, accumulate=1, **_):
         upstream = 2 * (outputs - labels) / labels.size
         below = upstream @ head.T
         before = below * (hidden > 0)
-        for part in (slice(0, 4), slice(4, 8)):
+        for part in (slice(0, 4), slice(4, 8)) if (step - 1) % every == 0 else ():
             of_part = {
                 "hidden/inputs": inputs[part],
                 "hidden/outputs": hidden[part],
@@ -149,7 +152,7 @@ def test_statistics_are_those_that_numpy_computes_of_the_whole_batch(found):
     assert [f"{each['path']}/{each['name']}" for each in found["statistics"]] == list(seen)
     for each, arrays in zip(found["statistics"], seen.values(), strict=True):
         values = np.concatenate([array.reshape(-1) for array in arrays])
-        assert (each["calls"], each["size"], each["non_finite"]) == (4, values.size, 0)
+        assert (each["calls"], each["size"], each["non_finite"]) == (len(arrays), values.size, 0)
         assert each["zero_share"] == pytest.approx(np.mean(values == 0))
         numbers = [each["mean"], each["spread"], each["minimum"], each["maximum"]]
         assert "-0.0" not in map(str, numbers)
@@ -192,5 +195,6 @@ def test_a_loaded_and_an_unwrapped_model_train_on_as_the_bare_one(found):
     assert found["left"] == ["Dense", "Dense"]
 
 
+@pytest.mark.parametrize("found", ["float16", "eager"], indirect=True)  # compiled, in float32, ReLU makes 0 of NaN
 def test_a_guard_finds_what_is_not_finite_in_the_second_replica_alone(found):
     assert found["caught"].startswith("the output of layer 'hidden' is not finite in call 2 of the layer: neither are")

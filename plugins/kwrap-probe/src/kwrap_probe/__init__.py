@@ -6,6 +6,7 @@ from kwrap_probe._guard import FirstNonFinite, NaNGuard, StopOnNonFinite, first_
 from kwrap_probe._hook import Probe
 from kwrap_probe._report import Report, Statistics, report
 from kwrap_probe._reset import reset
+from kwrap_probe._steps import ProbeSteps
 from kwrap_probe._tap import FeatureTap
 from kwrap_probe._trace import Trace, shapes
 
@@ -16,6 +17,7 @@ __all__ = [
     "NoFloatingOutputsError",
     "NonFiniteError",
     "Probe",
+    "ProbeSteps",
     "Report",
     "Statistics",
     "StopOnNonFinite",

@@ -12,9 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 import kwrap
-from kwrap.errors import AbsentHookError
 from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError, NonFiniteError, told
+from kwrap_probe._find import hooks_on
 from kwrap_probe._hook import described
 from kwrap_probe._watch import Cell, all_finite, floating, replicas, watched
 
@@ -178,7 +178,9 @@ def first_non_finite(model: keras.Model, *, gradients: bool | None = None) -> Fi
         AbsentHookError: no NaNGuard is on the model.
         ModelTypeError: this is no Keras model.
     """
-    guards = [(path, _numbers_of(hook.seen), _numbers_of(hook.seen_gradient)) for path, hook in _guards(model)]
+    guards = [
+        (path, _numbers_of(hook.seen), _numbers_of(hook.seen_gradient)) for path, hook in hooks_on(model, NaNGuard)
+    ]
     # Of the steps that were run, each layer's calls are an equal share.
     counts = statistics.multimode(seen[_CALLS] for _, seen, _ in guards if seen[_CALLS])
     steps = min(counts, default=0)
@@ -246,7 +248,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         Raises:
             AbsentHookError: no NaNGuard is on the model.
         """
-        guards = [hook for _, hook in _guards(self.model)]
+        guards = [hook for _, hook in hooks_on(self.model, NaNGuard)]
         self.found, self._batches = None, 0
         places = [(hook.seen, _OUTPUT) for hook in guards]
         if _gradients_count(self.model):
@@ -263,7 +265,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
             NonFiniteError: it was, and this is to raise.
         """
         self._batches += 1
-        if self._batches == 1 and not any(_numbers_of(hook.seen)[_CALLS] for _, hook in _guards(self.model)):
+        if self._batches == 1 and not any(_numbers_of(hook.seen)[_CALLS] for _, hook in hooks_on(self.model, NaNGuard)):
             warnings.warn(
                 f"no NaNGuard of model {self.model.name!r} has counted a call in the first batch: Keras tells layers "
                 "that they train only where the model's own call takes an argument training. Give it one, or the "
@@ -289,12 +291,3 @@ class StopOnNonFinite(keras.callbacks.Callback):
         if found is not None and self.raises:
             raise NonFiniteError(found.path, found.what, found.call, found.inputs_finite)
         self.model.stop_training = True
-
-
-def _guards(model: keras.Model) -> list[tuple[str, Any]]:
-    guards = kwrap.find_hooks(model, NaNGuard)
-    if not guards:
-        raise AbsentHookError(
-            model.name, NaNGuard.hook_name, sorted({hook.name for _, hook in kwrap.find_hooks(model)})
-        )
-    return guards

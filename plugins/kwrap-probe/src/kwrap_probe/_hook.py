@@ -16,8 +16,8 @@ from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import Part, added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._turn import START, is_due, next_turn
-from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
+from kwrap_probe._turn import DUE, START, Step, is_due, next_turn
+from kwrap_probe._watch import Cell, after, assigned, floating, function_graph, graph, watched
 
 __all__ = ["Probe"]
 
@@ -25,11 +25,19 @@ Of = tuple[str, str | None]  # what is watched: the source, and the weight's nam
 
 
 class _Call(NamedTuple):
-    """A call that goes on: whether it is measured, a bool scalar, its graph, and the weights that it has read."""
+    """A call that goes on.
+
+    Attributes:
+        due: whether it is measured, a bool scalar; True where that is known, None where the step is one without probes.
+        graph: the graph that it is made in.
+        weights: those that it has read.
+        by_step: whether it is the step that tells, and not the turn.
+    """
 
     due: Any
     graph: Any
     weights: dict[Of, Sequence[Any]]
+    by_step: bool
 
 
 # By the id of the probe. Replicas are threads, which take turns.
@@ -51,7 +59,8 @@ class Probe(kwrap.Hook):
     Args:
         watch: which of "inputs", "outputs", "output_gradients", "weights", "weight_gradients". Default: all.
         every: of so many calls in a row measure one, the first of all among them; now and then the next comes a call
-            later, so that of a layer that is called several times a step no call is left out for good.
+            later, so that of a layer that is called several times a step no call is left out for good. With
+            `ProbeSteps`, of so many steps of an epoch.
         sample: of a tensor of more values, measure that many, from all over it. None: all.
         histogram: whether to count the values, too: in 513 bins, of a quarter of an octave.
         log: statistics that are metrics of the model, such as "outputs/zeros" or "weight_gradients/spread": named
@@ -83,6 +92,7 @@ class Probe(kwrap.Hook):
         self.sample = None if sample is None else checked_int(self.hook_name, "sample", sample)
         self.histogram = checked_bool(self.hook_name, "histogram", histogram)
         self.log = checked_log(log, self.watch, self.hook_name)
+        self.step = Step()
 
     def build(self, layer: keras.Layer) -> None:
         """Create a row of a matrix for each thing that is watched, and what tells when to measure."""
@@ -143,14 +153,16 @@ class Probe(kwrap.Hook):
 
     def call(self, call_next: Callable[..., Any], inputs: Any) -> Any:
         """Return the layer's outputs; measure them, the inputs and the outputs' gradients if it is time."""
-        turn = next_turn(tf.convert_to_tensor(self.turn.value), self.every)
-        assigned(self.turn, turn)
-        call = _Call(is_due(turn, self.every), graph(), {})
+        call = self._begun()
         token = _calls.set({**_calls.get(), id(self): call})
         try:
             outputs = call_next(inputs)
         finally:
             _calls.reset(token)
+        if call.due is None:
+            return outputs
+        if call.by_step:  # a tf.function of a hook between, traced once for all steps, goes by the turn
+            assigned(self.turn, tf.constant(START))
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
             raise NoFloatingOutputsError(self.name, self.path, described(outputs))
@@ -167,6 +179,8 @@ class Probe(kwrap.Hook):
         if call is None:  # a hook between says that the layer trains, where it was called as one that does not
             return value
         is_same = graph() is call.graph
+        if is_same and call.due is None:
+            return value
         # A tf.function of a hook between would keep the answer of the call that it was traced in.
         due = call.due if is_same else is_due(tf.convert_to_tensor(self.turn.value), self.every)
         of = "weights", target.name
@@ -185,6 +199,14 @@ class Probe(kwrap.Hook):
     def merge(self, target: kwrap.WeightTarget, value: Any) -> Any:
         """Return `value`: nothing is left of a look at it."""
         return value
+
+    def _begun(self) -> _Call:
+        due = self.step.due_in(function_graph())
+        if due is not None and self.every not in due:
+            return _Call(None, graph(), {}, by_step=True)
+        turn = next_turn(tf.convert_to_tensor(self.turn.value), self.every) if due is None else tf.constant(DUE)
+        assigned(self.turn, turn)
+        return _Call(due is not None or is_due(turn, self.every), graph(), {}, by_step=due is not None)
 
     def _prefix(self) -> str:
         return "" if self.name == self.hook_name else f"{self.name}_"
@@ -208,11 +230,14 @@ class Probe(kwrap.Hook):
             with tf.control_dependencies(cell.assign(measured(cell.read()))):
                 return tf.constant(True)
 
+        def where_due(do: Callable[[], Any], otherwise: Any) -> Any:
+            return do() if due is True else tf.cond(due, do, lambda: tf.constant(otherwise))
+
         if not tf.distribute.has_strategy() and cell.is_held:
-            return [tf.cond(due, add, lambda: tf.constant(False))]
+            return [where_due(add, otherwise=False)]
         # Replicas, be it one alone, agree on nothing inside of a condition, nor can values leave it for a stateless
         # scope.
-        new = tf.cond(due, lambda: measured(nothings), lambda: tf.constant(nothings))
+        new = where_due(lambda: measured(nothings), nothings)
         return cell.assign(added(cell.read(), of_all_replicas(new)))
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-import kwrap
-from kwrap.errors import AbsentHookError
 from kwrap.tables import Cell, Table, Tabular
+from kwrap_probe._find import hooks_on
 from kwrap_probe._hook import Probe, series
 from kwrap_probe._measure import BIN_COUNT, Part, bin_edges, extremes
 from kwrap_probe._plot import save_plot
@@ -148,15 +147,11 @@ def report(model: keras.Model) -> Report:
         AbsentHookError: no Probe is on the model.
         ModelTypeError: this is no Keras model.
     """
-    probes = kwrap.find_hooks(model, Probe)
-    if not probes:
-        present = {hook.name for _, hook in kwrap.find_hooks(model)}
-        raise AbsentHookError(model.name, Probe.hook_name, sorted(present))
     return Report(
         model.name,
         tuple(
             _statistics(path, hook.name, source, weight, keras.ops.convert_to_numpy(matrix.value)[row])
-            for path, hook in probes
+            for path, hook in hooks_on(model, Probe)
             for (source, weight), (matrix, row) in hook.places().items()
         ),
     )

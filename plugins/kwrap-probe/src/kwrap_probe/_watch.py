@@ -116,6 +116,14 @@ def _taken(held: Any) -> Any:
     return tf.raw_ops.ReadVariableOp(resource=held.handle, dtype=held.dtype).op.inputs[0]
 
 
+def function_graph() -> Any:
+    """Return the graph of the function that ops go into now, branches and loops of it left; None if computed."""
+    found = graph()
+    while getattr(found, "is_control_flow_graph", False):
+        found = found.outer_graph
+    return found
+
+
 def _is_in_branch(graph: Any) -> bool:
     while graph is not None:
         if getattr(graph, "is_control_flow_graph", False):

@@ -1,0 +1,305 @@
+from collections import Counter
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
+
+import kwrap
+from kwrap.errors import AbsentHookError
+from kwrap_probe import NaNGuard, Probe, ProbeSteps, TensorBoardWriter, report
+
+from .references import InAFunction, X, Y, by_name, must_be, network, reference
+
+HOW = [{"run_eagerly": True}, {"jit_compile": False}, {"jit_compile": True}]
+
+
+def compiled(model: keras.Model, *hooks: kwrap.Hook, rate: float = 0.0, **how) -> keras.Model:
+    if hooks:
+        kwrap.wrap_model(model, list(hooks))
+    model.compile(keras.optimizers.SGD(rate), "mse", **how)
+    return model
+
+
+def fit(model: keras.Model, *callbacks: keras.callbacks.Callback, batch_size: int = 4, epochs: int = 1, **options):
+    """Fit in 6 steps an epoch, or so many as a batch's size makes."""
+    return model.fit(
+        X, Y, batch_size=batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks), **options
+    )
+
+
+def calls(model: keras.Model) -> dict[str, int]:
+    """Return how many calls were measured of each thing; of several probes, with their names."""
+    return {f"{each.path}/{each.hook}/{each.name}": each.calls for each in report(model).statistics}
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_the_first_step_of_an_epoch_and_every_nth_are_measured_and_nothing_else(how):
+    model = compiled(network(), Probe(every=4, sample=None), **how)
+    plain = kwrap.unwrap_model(kwrap.clone_model(model))
+    fit(model, ProbeSteps(), epochs=2)
+    batches = [reference(plain, X[at : at + 4], Y[at : at + 4]) for at in (0, 16)] * 2
+    for name, statistics in by_name(model).items():
+        must_be(statistics, *(batch[name] for batch in batches))
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_training_gives_the_bare_models_losses_and_weights_to_the_bit(how):
+    def dropping():
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(5, activation="relu"), keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(2)]
+        return keras.Sequential([keras.Input((6,)), *layers])
+
+    bare, probed = compiled(dropping(), rate=0.1, **how), compiled(dropping(), Probe(every=3), rate=0.1, **how)
+    losses = [fit(bare, epochs=2).history, fit(probed, ProbeSteps(), epochs=2).history]
+    assert losses[0] == losses[1]
+    for one, other in zip(bare.weights, kwrap.unwrap_model(probed).weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class Telling(keras.Sequential):
+    """A model that keeps the ops of each train step that is traced, by the function that they are in."""
+
+    def train_step(self, data):
+        logs = super().train_step(data)
+        graph = tf.compat.v1.get_default_graph()
+        self.__dict__.setdefault("steps", []).append(sorted(op.type for op in graph.get_operations()))
+        return logs
+
+
+def telling() -> keras.Model:
+    return Telling(network().layers)
+
+
+def test_a_step_that_measures_nothing_has_the_ops_of_the_bare_models_step():
+    bare, probed = compiled(telling(), rate=0.1), compiled(telling(), Probe(every=3), rate=0.1)
+    fit(bare)
+    fit(probed, ProbeSteps())
+    (ops,), (measured, other) = bare.steps, probed.steps
+    assert Counter(other) - Counter(ops) == {"ReadVariableOp": 2}  # of a kernel, before it is handed to the hook
+    assert not Counter(ops) - Counter(other)
+    assert len(measured) > len(other)
+    assert "If" not in measured  # nor has the other one to ask whether it is time
+
+
+def test_functions_are_traced_once_for_all_epochs_and_for_every_fit_with_the_same_callback():
+    model, callback = compiled(telling(), Probe(every=3)), ProbeSteps()
+    for _ in range(2):
+        fit(model, callback, epochs=2)
+    assert len(model.steps) == 2
+    model.compile("sgd", "mse")
+    fit(model, callback)
+    assert len(model.steps) == 4
+
+
+def test_each_probe_has_its_own_every():
+    model = compiled(network(), Probe("outputs", every=2), Probe("outputs", every=3, name="third"))
+    kwrap.wrap_model(model, Probe("outputs", every=1, name="each"), where="hidden")
+    model.compile("sgd", "mse")
+    fit(model, ProbeSteps())
+    assert calls(model) == {
+        "hidden/probe/outputs": 3,
+        "hidden/third/outputs": 2,
+        "hidden/each/outputs": 6,
+        "head/probe/outputs": 3,
+        "head/third/outputs": 2,
+    }
+
+
+def test_statistics_of_a_layer_that_is_called_several_times_are_of_all_calls_of_a_step():
+    shared = keras.layers.Dense(6, name="shared")
+    inputs = keras.Input((6,))
+    model = compiled(keras.Model(inputs, shared(shared(shared(inputs)))), Probe(every=2))
+    model.fit(X, X, batch_size=4, verbose=0, callbacks=[ProbeSteps()])
+    assert set(calls(model).values()) == {3 * 3}
+
+
+def test_outside_of_its_fit_calls_are_counted():
+    model = compiled(network(), Probe("outputs", every=2))
+    fit(model, ProbeSteps())
+    assert set(calls(model).values()) == {3}
+    fit(model)
+    assert set(calls(model).values()) == {3 + 3}
+    for _ in range(4):
+        model.train_on_batch(X, Y)
+    assert set(calls(model).values()) == {3 + 3 + 2}
+    fit(model, ProbeSteps(), batch_size=8)
+    assert set(calls(model).values()) == {3 + 3 + 2 + 2}
+
+
+def test_a_validation_within_fit_goes_by_calls():
+    model = compiled(network(), Probe("outputs", every=3, phase="always"))
+    fit(model, ProbeSteps(), validation_data=(X, Y), validation_batch_size=4)
+    assert set(calls(model).values()) == {2 + 2}
+
+
+def test_executions_of_several_steps_are_measured_as_a_whole():
+    model = compiled(network(), Probe("outputs", every=2), steps_per_execution=2)
+    fit(model, ProbeSteps())
+    assert set(calls(model).values()) == {2 * 2}  # of three executions, the first and the third
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras', of any data whose length it cannot know
+@pytest.mark.parametrize("how", HOW[:2], ids=str)
+def test_data_of_unknown_length_and_batches_of_other_sizes_are_measured_as_well(how):
+    model = compiled(network(), Probe(every=2, sample=None), **how)
+    plain = kwrap.unwrap_model(kwrap.clone_model(model))
+    bounds = [(0, 4), (4, 9), (9, 11), (11, 12), (12, 20)]
+
+    def batches():
+        yield from ((X[start:stop], Y[start:stop]) for start, stop in bounds)
+
+    spec = tf.TensorSpec((None, 6)), tf.TensorSpec((None, 2))
+    data = tf.data.Dataset.from_generator(batches, output_signature=spec)
+    model.fit(data, epochs=2, shuffle=False, verbose=0, callbacks=[ProbeSteps()])
+    expected = [reference(plain, *batch) for batch in list(batches())[::2]] * 2
+    for name, statistics in by_name(model).items():
+        must_be(statistics, *(each[name] for each in expected))
+
+
+def test_a_function_of_a_hook_between_that_is_traced_once_measures_in_the_same_steps():
+    model = network()
+    kwrap.wrap_model(model, [Probe(["inputs", "weights", "weight_gradients"], every=2), InAFunction()], where="head")
+    ((_, hook),) = kwrap.find_hooks(model, InAFunction)
+    del hook.function  # kwrap has tried the hook, and not on the layer
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=False)
+    fit(model, ProbeSteps())
+    assert set(calls(model).values()) == {3}
+    fit(model)
+    assert set(calls(model).values()) == {3 + 3}
+
+
+class CompiledCall(keras.Model):
+    """A model whose call is a function of the program's own, traced once for all train functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    @tf.function
+    def call(self, inputs, training=None):
+        return self.dense(inputs, training=training)
+
+
+def test_in_a_function_of_the_program_probes_go_on_counting_calls():
+    model = CompiledCall()
+    model(X)
+    compiled(model, Probe(every=3), jit_compile=False)
+    fit(model, ProbeSteps(), epochs=2)
+    assert set(calls(model).values()) == {4}
+    fit(model)
+    assert set(calls(model).values()) == {6}
+
+
+def test_a_train_step_of_the_models_own_is_put_back():
+    model = compiled(network(), Probe("outputs", every=3))
+    own, steps = model.train_step, []
+
+    def train_step(data):
+        steps.append(data)
+        return own(data)
+
+    model.train_step = train_step
+    fit(model, ProbeSteps())
+    assert len(steps) == 2
+    assert model.train_step is train_step
+    assert set(calls(model).values()) == {2}
+    assert "train_step" not in vars(compiled(network(), Probe()))
+
+
+class Again(keras.Model):
+    """A model whose layer is computed again for its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    def call(self, inputs, training=None):
+        return keras.remat(lambda values: self.dense(values, training=training))(inputs)
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_a_layer_that_is_computed_again_for_its_gradient_counts_twice(how):
+    model = Again()
+    model(X)
+    compiled(model, Probe("outputs", every=3), **how)
+    fit(model, ProbeSteps())
+    assert set(calls(model).values()) == {2 * 2}
+
+
+def test_each_epoch_of_tensorboard_is_of_its_own_steps(tmp_path):
+    model = compiled(network(), Probe("outputs", every=5, log=["outputs/maximum"]))
+    history = fit(model, TensorBoardWriter(tmp_path), ProbeSteps(), epochs=3, batch_size=8).history
+    assert set(calls(model).values()) == {1}
+    events = EventAccumulator(str(tmp_path), {TENSORS: 0})
+    events.Reload()
+    assert [each.step for each in events.Tensors("hidden/outputs/maximum")] == [0, 1, 2]
+    assert history["hidden/outputs_maximum"][-1] == pytest.approx(by_name(model)["hidden/outputs"].maximum)
+
+
+class At(keras.callbacks.Callback):
+    """Do something to the model after a batch."""
+
+    def __init__(self, batch, act):
+        super().__init__()
+        self.batch, self.act = batch, act
+
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            self.act(self.model)
+
+
+def interrupt(model):
+    raise KeyboardInterrupt
+
+
+def test_an_exception_of_a_step_leaves_the_train_function_of_keras():
+    model = compiled(network(), Probe("outputs", every=2), NaNGuard(raises=True), jit_compile=False)
+    fit(model)
+    plain, before = model.train_function, calls(model)["head/probe/outputs"]
+    broken = np.where(np.arange(24)[:, None] == 6, np.nan, Y)  # in the second batch
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not finite"):
+        model.fit(X, broken, batch_size=4, shuffle=False, verbose=0, callbacks=[ProbeSteps()])
+    assert model.train_function is plain
+    fit(model, ProbeSteps())
+    assert calls(model)["head/probe/outputs"] == before + 1 + 3
+
+
+def test_a_fit_that_a_callback_broke_off_goes_on_without_being_compiled_again():
+    model = compiled(network(), Probe("outputs", every=2))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, ProbeSteps(), At(2, interrupt))
+    assert set(calls(model).values()) == {2}
+    callback = ProbeSteps()
+    fit(model, callback)
+    assert set(calls(model).values()) == {2 + 3}
+    plain = model.train_function
+    fit(model, callback)
+    assert model.train_function is plain
+    model.train_on_batch(X, Y)
+    assert set(calls(model).values()) == {2 + 3 + 3 + 1}
+
+
+def test_what_another_callback_makes_of_the_train_function_is_used_and_kept():
+    model = compiled(telling(), Probe("outputs", every=2))
+    made = []
+
+    def remake(model):
+        model.make_train_function(force=True)
+        made.append(model.train_function)
+
+    fit(model, ProbeSteps(), At(3, remake), epochs=1)
+    assert model.train_function is made[0]
+    assert len(model.steps) == 3  # a measured one and another, and the new one, which asks at each call
+    assert "If" in model.steps[2]
+    fit(model, ProbeSteps())
+    assert model.train_function is made[0]
+
+
+def test_a_model_without_probes_is_an_error_before_any_step():
+    model = compiled(network(), NaNGuard(), rate=0.1)
+    before = model.get_weights()
+    with pytest.raises(AbsentHookError, match="nan_guard"):
+        fit(model, ProbeSteps())
+    np.testing.assert_equal(model.get_weights(), before)
