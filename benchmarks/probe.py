@@ -7,72 +7,110 @@ more, the surer.
 
 import argparse
 from collections.abc import Callable
+from typing import NamedTuple
 
+import keras
 import models
 from measure import TARGETS, interleaved, ratio, table, target
 
 import kwrap
-from kwrap_probe import NaNGuard, Probe
+from kwrap_probe import NaNGuard, Probe, ProbeSteps
 
 STEPS = 10  # in a turn: one of them measures
-HOOKS = {
-    "statistics every 10 steps": Probe(),
-    "statistics every 10 steps of layers with weights": Probe().at(lambda layer, path: bool(layer.weights)),
-    "statistics of outputs every 10 steps": Probe("outputs"),
-    "statistics in no step": Probe(every=2**30),
-    "statistics every step": Probe(every=1),
-    "a guard": NaNGuard(),
+LIMIT = 1.05
+
+
+class Way(NamedTuple):
+    """A hook or rule, whether the callback ProbeSteps is there, and whether the target is of it."""
+
+    hook: object
+    by_step: bool = False
+    limited: bool = False
+
+
+class Net(NamedTuple):
+    """A net, the size of a batch, the turns in a repeat, whether XLA compiles it, so many models, and what is left."""
+
+    build: Callable[[], keras.Model]
+    batch: int
+    turns: int
+    compiled: tuple[bool, ...]
+    count: int
+    left_out: tuple[str, ...] = ()
+
+
+OUTPUTS, WEIGHTS, EVERY, GUARD = (
+    "statistics of outputs every 10 steps",
+    "statistics every 10 steps of layers with weights",
+    "statistics every step",
+    "a guard",
+)
+WAYS = {
+    "bare": Way(None),
+    "statistics every 10 steps, ProbeSteps": Way(Probe(), by_step=True, limited=True),
+    "statistics every 10 steps": Way(Probe(), limited=True),
+    WEIGHTS: Way(Probe().at(lambda layer, path: bool(layer.weights)), limited=True),
+    OUTPUTS: Way(Probe("outputs"), limited=True),
+    "statistics in no step": Way(Probe(every=2**30)),
+    EVERY: Way(Probe(every=1)),
+    GUARD: Way(NaNGuard()),
 }
-LIMITED, LIMIT = list(HOOKS)[:3], 1.05
-# With the size of a batch, the turns in a repeat, whether XLA compiles it, and the hooks.
 NETS = {
-    "CNN": (models.cnn, 128, 3, (False, True), list(HOOKS)),
-    "MLP, 5.8 M weights": (models.mlp, 128, 1, (False, True), list(HOOKS)),
-    # XLA compiles MobileNetV2 for minutes on CPUs.
-    "MobileNetV2 0.35, 96 x 96, batch 16": (models.mobilenet, 16, 1, (False,), list(HOOKS)[:4]),
+    "CNN": Net(models.cnn, 128, 3, (False, True), 6),
+    "MLP, 5.8 M weights": Net(models.mlp, 128, 1, (False, True), 4, (WEIGHTS,)),  # all layers have some
+    # A model is a gigabyte, and XLA compiles it for minutes on CPUs.
+    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, 1, (False,), 3, (WEIGHTS, OUTPUTS, EVERY, GUARD)),
 }
 
 
-def several(build: Callable, hook: object, count: int, batch: int, *, jit_compile: bool) -> Callable[[], None]:
-    """Return a function that takes steps of several models with a hook or without, one after the other."""
-    steppers = []
-    for _ in range(count):
-        model = build()
-        if hook:
-            kwrap.wrap_model(model, hook)
-        steppers.append(models.stepper(model, batch, STEPS, jit_compile=jit_compile))
+def stepper(way: Way, net: Net, *, jit_compile: bool) -> Callable[[], None]:
+    """Return a function that takes steps of a model of its own."""
+    model = net.build()
+    if way.hook:
+        kwrap.wrap_model(model, way.hook)
+    run = models.stepper(model, net.batch, STEPS, jit_compile=jit_compile)
+    if way.by_step:
+        callback = ProbeSteps()
+        callback.set_model(model)
+        callback.on_epoch_begin(0)
+    return run
+
+
+def several(way: Way, net: Net, count: int, *, jit_compile: bool) -> Callable[[], None]:
+    """Return a function that takes steps of several models, one after the other."""
+    steppers = [stepper(way, net, jit_compile=jit_compile) for _ in range(count)]
 
     def run() -> None:
-        for stepper in steppers:
-            stepper()
+        for each in steppers:
+            each()
 
     return run
 
 
-def rows(repeats: int, count: int = 2) -> list[list[str]]:
-    """Return the rows of all nets, with and without XLA; each way is `count` models."""
+def rows(repeats: int, count: int | None = None) -> list[list[str]]:
+    """Return the rows of all nets, with and without XLA; each way is `count` models, or as many as the net has."""
     found = []
-    for net, (build, batch, turns, compiled, chosen) in NETS.items():
-        for jit_compile in compiled:
-            runs = {
-                name: several(build, HOOKS.get(name), count, batch, jit_compile=jit_compile)
-                for name in ("bare", *chosen)
-            }
-            times = interleaved(runs, repeats, turns)
-            for name in chosen:
-                what = f"{net}{', XLA' if jit_compile else ''}: step, {name} / bare"
-                measured = ratio(times, name, "bare")
-                found.append(target(what, measured, LIMIT) if name in LIMITED else [what, "", str(measured), ""])
+    for name, net in NETS.items():
+        ways = {what: way for what, way in WAYS.items() if what not in net.left_out}
+        for jit_compile in net.compiled:
+            runs = {what: several(way, net, count or net.count, jit_compile=jit_compile) for what, way in ways.items()}
+            times = interleaved(runs, repeats, net.turns)
+            for what, way in ways.items():
+                if what == "bare":
+                    continue
+                title = f"{name}{', XLA' if jit_compile else ''}: step, {what} / bare"
+                measured = ratio(times, what, "bare")
+                found.append(target(title, measured, LIMIT) if way.limited else [title, "", str(measured), ""])
     return found
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few repeats")
-    parser.add_argument("--models", type=int, default=2, help="so many of each kind")
+    parser.add_argument("--quick", action="store_true", help="few repeats, and one model of each kind")
+    parser.add_argument("--models", type=int, help="so many of each kind")
     options = parser.parse_args()
-    print(table(TARGETS, rows(3 if options.quick else 5, options.models)))
+    print(table(TARGETS, rows(3 if options.quick else 9, options.models or (1 if options.quick else None))))
 
 
 if __name__ == "__main__":

@@ -93,6 +93,21 @@ def test_functions_are_traced_once_for_all_epochs_and_for_every_fit_with_the_sam
     assert len(model.steps) == 4
 
 
+@pytest.mark.parametrize("how", HOW[:2], ids=str)
+def test_callbacks_take_turns_and_one_serves_several_models(how):
+    models = [compiled(network(), Probe("outputs", every=4), **how) for _ in range(2)]
+    callbacks = [ProbeSteps(), ProbeSteps()]
+    for callback in callbacks:
+        for model in models:
+            fit(model, callback, batch_size=24)  # so that the function without probes is traced later
+    for callback in (*callbacks, *callbacks):
+        for model in models:
+            fit(model, callback)
+    for model in models:
+        fit(model, *callbacks)  # two are as one
+    assert [set(calls(model).values()) for model in models] == [{2 * 1 + 4 * 2 + 2}] * 2
+
+
 def test_each_probe_has_its_own_every():
     model = compiled(network(), Probe("outputs", every=2), Probe("outputs", every=3, name="third"))
     kwrap.wrap_model(model, Probe("outputs", every=1, name="each"), where="hidden")
@@ -205,7 +220,37 @@ def test_a_train_step_of_the_models_own_is_put_back():
     assert len(steps) == 2
     assert model.train_step is train_step
     assert set(calls(model).values()) == {2}
-    assert "train_step" not in vars(compiled(network(), Probe()))
+    other = compiled(network(), Probe())
+    fit(other, ProbeSteps())
+    assert "train_step" not in vars(other)
+
+
+class Branching(keras.Model):
+    """A model whose layer is called in a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2, name="dense")
+
+    def call(self, inputs, training=None):
+        def branch():
+            return self.dense(inputs, training=training)
+
+        return keras.ops.cond(keras.ops.sum(inputs) > -1e9, branch, lambda: 2 * branch())
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_a_layer_in_a_branch_is_measured_in_the_same_steps(how):
+    model = Branching()
+    model(X)
+    compiled(model, Probe(every=4, sample=None), **how)
+    dense = model.dense
+    kernel, bias = np.array(dense.kernel), np.array(dense.bias)
+    fit(model, ProbeSteps())
+    found = by_name(model)
+    must_be(found["dense/outputs"], *(X[at : at + 4] @ kernel + bias for at in (0, 16)))
+    gradients = [X[at : at + 4].T @ ((X[at : at + 4] @ kernel + bias - Y[at : at + 4]) / 4) for at in (0, 16)]
+    must_be(found["dense/kernel_gradients"], *gradients)
 
 
 class Again(keras.Model):
@@ -266,19 +311,68 @@ def test_an_exception_of_a_step_leaves_the_train_function_of_keras():
     assert calls(model)["head/probe/outputs"] == before + 1 + 3
 
 
-def test_a_fit_that_a_callback_broke_off_goes_on_without_being_compiled_again():
-    model = compiled(network(), Probe("outputs", every=2))
+def test_after_a_fit_that_ended_between_two_steps_the_next_is_as_any():
+    model = compiled(telling(), Probe("outputs", every=2))
     with pytest.raises(KeyboardInterrupt):
         fit(model, ProbeSteps(), At(2, interrupt))
     assert set(calls(model).values()) == {2}
+    fit(model)  # goes on as that one
+    assert len(model.steps) == 2
     callback = ProbeSteps()
+    before = calls(model)["hidden/probe/outputs"]
     fit(model, callback)
-    assert set(calls(model).values()) == {2 + 3}
+    assert set(calls(model).values()) == {before + 3}
     plain = model.train_function
     fit(model, callback)
     assert model.train_function is plain
     model.train_on_batch(X, Y)
-    assert set(calls(model).values()) == {2 + 3 + 3 + 1}
+    assert set(calls(model).values()) == {before + 3 + 3 + 1}
+
+
+def test_probes_that_a_callback_takes_off_are_gone_in_the_next_epoch():
+    model = compiled(network(), Probe("outputs", every=2))
+
+    class TakeOff(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            if epoch == 0:
+                kwrap.unwrap_model(self.model)
+
+    history = fit(model, ProbeSteps(), TakeOff(), epochs=3).history
+    assert len(history["loss"]) == 3
+    assert [type(layer) for layer in model.layers] == [keras.layers.Dense] * 2
+    fit(model)
+
+
+def test_a_callback_that_keeps_the_train_function_over_an_epoch_leaves_nothing_of_it():
+    class Timed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            kept = self.kept = self.model.train_function
+            self.model.train_function = lambda iterator: kept(iterator)
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.train_function = self.kept
+
+    model = compiled(network(), Probe("outputs", every=2))
+    model.make_train_function()
+    plain = model.train_function
+    fit(model, ProbeSteps(), Timed(), epochs=2)
+    assert set(calls(model).values()) == {2 * 3}
+    assert model.train_function is plain
+
+
+class OwnFunction(keras.Sequential):
+    """A model that makes its train function, whether one is there or not."""
+
+    def make_train_function(self):
+        if self.train_function is None:
+            step = tf.function(self.train_step)
+            self.train_function = lambda iterator: step(next(iterator))
+
+
+def test_a_train_function_of_the_models_own_is_traced_for_both():
+    model = compiled(OwnFunction(network().layers), Probe("outputs", every=4))
+    fit(model, ProbeSteps(), epochs=2)
+    assert set(calls(model).values()) == {2 * 2}
 
 
 def test_what_another_callback_makes_of_the_train_function_is_used_and_kept():

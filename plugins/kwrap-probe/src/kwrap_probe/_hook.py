@@ -16,8 +16,9 @@ from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import Part, added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._turn import DUE, START, Step, is_due, next_turn
-from kwrap_probe._watch import Cell, after, assigned, floating, function_graph, graph, watched
+from kwrap_probe._step import told
+from kwrap_probe._turn import DUE, START, is_due, next_turn
+from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
 
 __all__ = ["Probe"]
 
@@ -92,7 +93,6 @@ class Probe(kwrap.Hook):
         self.sample = None if sample is None else checked_int(self.hook_name, "sample", sample)
         self.histogram = checked_bool(self.hook_name, "histogram", histogram)
         self.log = checked_log(log, self.watch, self.hook_name)
-        self.step = Step()
 
     def build(self, layer: keras.Layer) -> None:
         """Create a row of a matrix for each thing that is watched, and what tells when to measure."""
@@ -201,12 +201,12 @@ class Probe(kwrap.Hook):
         return value
 
     def _begun(self) -> _Call:
-        due = self.step.due_in(function_graph())
-        if due is not None and self.every not in due:
+        by_step = told(self.every)
+        if by_step is False:
             return _Call(None, graph(), {}, by_step=True)
-        turn = next_turn(tf.convert_to_tensor(self.turn.value), self.every) if due is None else tf.constant(DUE)
+        turn = tf.constant(DUE) if by_step else next_turn(tf.convert_to_tensor(self.turn.value), self.every)
         assigned(self.turn, turn)
-        return _Call(due is not None or is_due(turn, self.every), graph(), {}, by_step=due is not None)
+        return _Call(by_step or is_due(turn, self.every), graph(), {}, bool(by_step))
 
     def _prefix(self) -> str:
         return "" if self.name == self.hook_name else f"{self.name}_"

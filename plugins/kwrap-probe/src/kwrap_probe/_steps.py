@@ -1,16 +1,15 @@
 """ProbeSteps: of the steps of `fit`, those that measure nothing run without probes."""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
+import kwrap
 from kwrap_probe._find import hooks_on
 from kwrap_probe._hook import Probe
-from kwrap_probe._turn import Step
-from kwrap_probe._watch import function_graph
+from kwrap_probe._step import step
 
 __all__ = ["ProbeSteps"]
 
@@ -39,10 +38,12 @@ class ProbeSteps(keras.callbacks.Callback):
         hooks_on(self.model, Probe)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Put the train function in the place of Keras'."""
+        """Put the train function in the place of Keras', unless probes were taken off meanwhile."""
         plain = self.model.train_function
-        if isinstance(plain, _TrainFunction):  # an exception of another callback ended an epoch
+        if isinstance(plain, _TrainFunction):  # an exception has ended an epoch between two steps
             plain = plain.plain
+        if plain is None or not kwrap.find_hooks(self.model, Probe):
+            return
         if self._function is None or self._function.plain is not plain:  # Keras makes another where the model changes
             self._function = _TrainFunction(self.model, plain)
         self._function.begin()
@@ -51,6 +52,10 @@ class ProbeSteps(keras.callbacks.Callback):
         """Put Keras' back."""
         if self._function is not None:
             self._function.end()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Put Keras' back, if another callback has kept this one's."""
+        self.on_epoch_end(0)
 
 
 class _TrainFunction:
@@ -63,13 +68,9 @@ class _TrainFunction:
     def __init__(self, model: keras.Model, plain: Callable[..., Any]) -> None:
         self.plain = plain
         self._model = model
-        self._step = Step()
-        self._traced: dict[frozenset[int], Callable[..., Any]] = {}
+        self._everys = sorted({probe.every for _, probe in hooks_on(model, Probe)})
+        self._traced: dict[tuple[bool, ...], Callable[..., Any]] = {}
         self._count = 0
-        probes = [probe for _, probe in hooks_on(model, Probe)]
-        for probe in probes:
-            probe.step = self._step
-        self._everys = {probe.every for probe in probes}
 
     def begin(self) -> None:
         self._count = 0
@@ -80,39 +81,32 @@ class _TrainFunction:
             self._model.train_function = self.plain
 
     def __call__(self, iterator: Any) -> Any:
-        due = frozenset(every for every in self._everys if self._count % every == 0)
+        due = tuple(self._count % every == 0 for every in self._everys)
         self._count += 1
-        self._step.due = due
         try:
-            return self._of(due)(iterator)
-        except StopIteration:  # the data is over, and so is the epoch
-            raise
+            if due not in self._traced:
+                self._traced[due] = _made(self._model, dict(zip(self._everys, due, strict=True)))
+            return self._traced[due](iterator)
         except BaseException:
             self.end()
             raise
-        finally:
-            self._step.due = None
-
-    def _of(self, due: frozenset[int]) -> Callable[..., Any]:
-        if due not in self._traced:
-            with _train_step(self._model, self._in_step):
-                self._model.make_train_function(force=True)
-            self._traced[due], self._model.train_function = self._model.train_function, self
-        return self._traced[due]
-
-    def _in_step(self, train_step: Callable[..., Any], data: Any) -> Any:
-        self._step.graph = function_graph()
-        return train_step(data)
 
 
-@contextmanager
-def _train_step(model: keras.Model, around: Callable[..., Any]) -> Iterator[None]:
-    """Let a model have another `train_step`, which is given the model's own, and data."""
-    own = vars(model).get("train_step")
-    model.train_step = functools.partial(around, model.train_step)
+def _made(model: keras.Model, due: Mapping[int, bool]) -> Callable[..., Any]:
+    """Return a train function of a model, of whose steps probes are told whether they measure them."""
+    there, own = model.train_function, vars(model).get("train_step")
+
+    def train_step(train_step: Callable[..., Any], data: Any) -> Any:
+        with step(due):
+            return train_step(data)
+
+    model.train_function, model.train_step = None, functools.partial(train_step, model.train_step)
     try:
-        yield
+        model.make_train_function()
+        made: Callable[..., Any] = model.train_function
+        return made
     finally:
+        model.train_function = there
         if own is None:
             del model.train_step
         else:

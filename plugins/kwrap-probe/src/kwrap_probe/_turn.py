@@ -5,33 +5,14 @@ are measured, and the first. The share is a bit less than one of so many, by the
 near to a whole number (Hurwitz, 1891): so of a layer that is called several times a step no call is left out for good.
 """
 
-from collections.abc import Container
-from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DUE", "GOLDEN", "START", "Step", "is_due", "next_turn"]
+__all__ = ["DUE", "GOLDEN", "START", "is_due", "next_turn"]
 
 GOLDEN = (5**0.5 - 1) / 2
 _ROUND = 2**32
 START = _ROUND // 2 - 1  # before the first call, which completes a round
 DUE = -_ROUND // 2  # of a call that is measured, one of however many
-
-
-@dataclass
-class Step:
-    """A step of `fit` that goes on.
-
-    Attributes:
-        due: of which `every` probes measure it, all others being left out. None: each goes by its calls.
-        graph: the graph that the step is traced in; None if it is computed.
-    """
-
-    due: Container[int] | None = None
-    graph: Any = None
-
-    def due_in(self, graph: Any) -> Container[int] | None:
-        """Return what is due in a graph: nothing is told of others, as a function of the program's own has."""
-        return self.due if graph is self.graph else None
 
 
 def next_turn(turn: Any, every: int) -> Any:
@@ -40,8 +21,8 @@ def next_turn(turn: Any, every: int) -> Any:
 
 
 def is_due(turn: Any, every: int) -> Any:
-    """Return whether the call whose turn it is is measured, a bool scalar; True where each is."""
-    return every == 1 or turn <= _share(every) - 1 - _ROUND // 2
+    """Return whether the call whose turn it is is measured, a bool scalar."""
+    return turn <= _share(every) - 1 - _ROUND // 2
 
 
 def _share(every: int) -> int:
