@@ -1,8 +1,7 @@
 """What probes and guards add to a training step: python benchmarks/probe.py [--quick] [--models 6].
 
-Every layer that holds no layers has the hook, or each that has weights, with all that it can watch. Of two equal models
-one may be up to a tenth slower, for as long as it lives: so each way is several models, whose times are added; the
-more, the surer.
+Every layer that holds no layers has the hook, with all that it can watch. Of two equal models one may be up to a tenth
+slower, for as long as it lives: so each way is several models, whose times are added; the more, the surer.
 """
 
 import argparse
@@ -29,37 +28,26 @@ class Way(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A net, the size of a batch, the turns in a repeat, whether XLA compiles it, so many models, and what is left."""
+    """A net, the size of a batch, whether XLA compiles it, so many models of each way, repeats, and the ways."""
 
     build: Callable[[], keras.Model]
     batch: int
-    turns: int
     compiled: tuple[bool, ...]
     count: int
-    left_out: tuple[str, ...] = ()
+    repeats: int
+    ways: dict[str, Way]
 
 
-OUTPUTS, WEIGHTS, EVERY, GUARD = (
-    "statistics of outputs every 10 steps",
-    "statistics every 10 steps of layers with weights",
-    "statistics every step",
-    "a guard",
-)
-WAYS = {
-    "bare": Way(None),
+LIMITED = {
     "statistics every 10 steps, ProbeSteps": Way(Probe(), by_step=True, limited=True),
     "statistics every 10 steps": Way(Probe(), limited=True),
-    WEIGHTS: Way(Probe().at(lambda layer, path: bool(layer.weights)), limited=True),
-    OUTPUTS: Way(Probe("outputs"), limited=True),
-    "statistics in no step": Way(Probe(every=2**30)),
-    EVERY: Way(Probe(every=1)),
-    GUARD: Way(NaNGuard()),
 }
+WAYS = LIMITED | {"statistics every step": Way(Probe(every=1)), "a guard": Way(NaNGuard())}
 NETS = {
-    "CNN": Net(models.cnn, 128, 3, (False, True), 6),
-    "MLP, 5.8 M weights": Net(models.mlp, 128, 1, (False, True), 4, (WEIGHTS,)),  # all layers have some
-    # A model is a gigabyte, and XLA compiles it for minutes on CPUs.
-    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, 1, (False,), 3, (WEIGHTS, OUTPUTS, EVERY, GUARD)),
+    "CNN": Net(models.cnn, 128, (False, True), 8, 25, WAYS),
+    "MLP, 5.8 M weights": Net(models.mlp, 128, (False, True), 4, 15, WAYS),
+    # A model is a gigabyte, and takes most of a minute to trace; XLA compiles it for minutes on CPUs.
+    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, (False,), 3, 11, LIMITED),
 }
 
 
@@ -87,17 +75,17 @@ def several(way: Way, net: Net, count: int, *, jit_compile: bool) -> Callable[[]
     return run
 
 
-def rows(repeats: int, count: int | None = None) -> list[list[str]]:
+def rows(repeats: int | None = None, count: int | None = None) -> list[list[str]]:
     """Return the rows of all nets, with and without XLA; each way is `count` models, or as many as the net has."""
     found = []
     for name, net in NETS.items():
-        ways = {what: way for what, way in WAYS.items() if what not in net.left_out}
         for jit_compile in net.compiled:
-            runs = {what: several(way, net, count or net.count, jit_compile=jit_compile) for what, way in ways.items()}
-            times = interleaved(runs, repeats, net.turns)
-            for what, way in ways.items():
-                if what == "bare":
-                    continue
+            runs = {
+                what: several(way, net, count or net.count, jit_compile=jit_compile)
+                for what, way in {"bare": Way(None), **net.ways}.items()
+            }
+            times = interleaved(runs, repeats or net.repeats)
+            for what, way in net.ways.items():
                 title = f"{name}{', XLA' if jit_compile else ''}: step, {what} / bare"
                 measured = ratio(times, what, "bare")
                 found.append(target(title, measured, LIMIT) if way.limited else [title, "", str(measured), ""])
@@ -110,7 +98,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few repeats, and one model of each kind")
     parser.add_argument("--models", type=int, help="so many of each kind")
     options = parser.parse_args()
-    print(table(TARGETS, rows(3 if options.quick else 9, options.models or (1 if options.quick else None))))
+    print(table(TARGETS, rows(3, options.models or 1) if options.quick else rows(None, options.models)))
 
 
 if __name__ == "__main__":
