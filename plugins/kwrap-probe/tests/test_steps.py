@@ -59,7 +59,7 @@ def test_training_gives_the_bare_models_losses_and_weights_to_the_bit(how):
 
 
 class Telling(keras.Sequential):
-    """A model that keeps the ops of each train step that is traced, by the function that they are in."""
+    """A model that keeps the types of the ops of each train step that is traced."""
 
     def train_step(self, data):
         logs = super().train_step(data)

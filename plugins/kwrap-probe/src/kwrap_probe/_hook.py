@@ -16,7 +16,7 @@ from kwrap_probe._errors import NoFloatingOutputsError
 from kwrap_probe._measure import Part, added, flat, measure, nothing, of_all_replicas
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._step import told
+from kwrap_probe._step import due_by_step
 from kwrap_probe._turn import DUE, START, is_due, next_turn
 from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
 
@@ -201,7 +201,7 @@ class Probe(kwrap.Hook):
         return value
 
     def _begun(self) -> _Call:
-        by_step = told(self.every)
+        by_step = due_by_step(self.every)
         if by_step is False:
             return _Call(None, graph(), {}, by_step=True)
         turn = tf.constant(DUE) if by_step else next_turn(tf.convert_to_tensor(self.turn.value), self.every)

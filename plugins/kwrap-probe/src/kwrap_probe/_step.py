@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from kwrap_probe._watch import function_graph
 
-__all__ = ["step", "told"]
+__all__ = ["due_by_step", "step"]
 
 
 class _Step(NamedTuple):
@@ -28,7 +28,7 @@ def step(due: Mapping[int, bool]) -> Iterator[None]:
         _now.reset(token)
 
 
-def told(every: int) -> bool | None:
+def due_by_step(every: int) -> bool | None:
     """Return whether probes that have this `every` measure now; None: nobody tells.
 
     Nobody does in a tf.function of the program's own, which is traced once for all steps.
