@@ -29,16 +29,14 @@ class _Call(NamedTuple):
     """A call that goes on.
 
     Attributes:
-        due: whether it is measured, a bool scalar; True where that is known, None where the step is one without probes.
+        due: whether it is measured, a bool scalar; where the step tells, True, or None, which is as without the probe.
         graph: the graph that it is made in.
         weights: those that it has read.
-        by_step: whether it is the step that tells, and not the turn.
     """
 
     due: Any
     graph: Any
     weights: dict[Of, Sequence[Any]]
-    by_step: bool
 
 
 # By the id of the probe. Replicas are threads, which take turns.
@@ -161,7 +159,7 @@ class Probe(kwrap.Hook):
             _calls.reset(token)
         if call.due is None:
             return outputs
-        if call.by_step:  # a tf.function of a hook between, traced once for all steps, goes by the turn
+        if call.due is True:  # a tf.function of a hook between, traced once for all steps, goes by the turn
             assigned(self.turn, tf.constant(START))
         tensors = floating(outputs)
         if not tensors and ("outputs" in self.watch or "output_gradients" in self.watch):
@@ -203,10 +201,10 @@ class Probe(kwrap.Hook):
     def _begun(self) -> _Call:
         by_step = due_by_step(self.every)
         if by_step is False:
-            return _Call(None, graph(), {}, by_step=True)
+            return _Call(None, graph(), {})
         turn = tf.constant(DUE) if by_step else next_turn(tf.convert_to_tensor(self.turn.value), self.every)
         assigned(self.turn, turn)
-        return _Call(by_step or is_due(turn, self.every), graph(), {}, bool(by_step))
+        return _Call(by_step or is_due(turn, self.every), graph(), {})
 
     def _prefix(self) -> str:
         return "" if self.name == self.hook_name else f"{self.name}_"

@@ -96,11 +96,11 @@ def _made(model: keras.Model, due: Mapping[int, bool]) -> Callable[..., Any]:
     """Return a train function of a model, of whose steps probes are told whether they measure them."""
     there, own = model.train_function, vars(model).get("train_step")
 
-    def train_step(train_step: Callable[..., Any], data: Any) -> Any:
+    def told(train_step: Callable[..., Any], data: Any) -> Any:
         with step(due):
             return train_step(data)
 
-    model.train_function, model.train_step = None, functools.partial(train_step, model.train_step)
+    model.train_function, model.train_step = None, functools.partial(told, model.train_step)
     try:
         model.make_train_function()
         made: Callable[..., Any] = model.train_function
