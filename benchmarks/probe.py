@@ -42,7 +42,11 @@ LIMITED = {
     "statistics every 10 steps, ProbeSteps": Way(Probe(), by_step=True, limited=True),
     "statistics every 10 steps": Way(Probe(), limited=True),
 }
-WAYS = LIMITED | {"statistics every step": Way(Probe(every=1)), "a guard": Way(NaNGuard())}
+WAYS = LIMITED | {
+    "statistics of outputs every 10 steps": Way(Probe("outputs"), limited=True),
+    "statistics every step": Way(Probe(every=1)),
+    "a guard": Way(NaNGuard()),
+}
 NETS = {
     "CNN": Net(models.cnn, 128, (False, True), 8, 25, WAYS),
     "MLP, 5.8 M weights": Net(models.mlp, 128, (False, True), 4, 15, WAYS),
