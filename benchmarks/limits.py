@@ -45,19 +45,17 @@ EXPLAINED = """
 - Under XLA a new mask of the MLP's 5.8 million weights takes nearly as long as its bare step (see there, of four
   million), and so a step with one takes twice as long and the passes besides.
 - Steps of a hook that overrides nothing, of several, and of a call hook that passes on have the graph of a bare step,
-  op for op: what they are more or less than 1 is what the machine cannot tell, as of another bare model.
+  op for op: what they are more or less than 1 is what the machine cannot tell, as of a step traced once more.
 - Wrapping makes two Keras layers for one and has to find whoever else holds the layer, for which Keras has no record:
   all living objects are looked at, once. Unwrapping is hardly more than that look. The two layers are also most of the
   Python objects: one empty Keras layer for each of MobileNetV2's alone is more than a tenth of its weights.
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.
 - Of probes with `ProbeSteps`, a step that measures nothing has the bare step's graph, but for a read of each kernel: it
   takes 1.007 ± 0.005 of it in the CNN, as that of a hook that overrides nothing does (1.005 ± 0.004). What is left is
-  the one step in ten that measures 16 tensors: 1.25 to 1.30 of the bare one. All samples measured together, when the
-  step is over, by fewer ops, are 1.23; of all statistics every 10 steps that makes no difference in the CNN, and 1.027
-  ± 0.006 for 1.037 ± 0.005 in MobileNetV2. It is not done: XLA would copy each kernel, and logs would be a step late.
-- Statistics of outputs alone every 10 steps, without the callback, are left out of the last run; the one before it, the
-  same day, with six and four models: CNN 1.03 (0.997 to 1.04), CNN XLA 1.07 (1.04 to 1.09), which is more than the
-  target of 1.05, MLP 1.01 (0.994 to 1.02), MLP XLA 0.998 (0.952 to 1.02).
+  the one step in ten that measures 16 tensors: 1.26 to 1.28 of the step without. If
+  TensorFlow inlined its kernels, it would be 1.20 or 1.21, and all statistics every 10 steps 1.027 for 1.040 (each
+  ± 0.01), at the price of 40 ops and more to trace for each. All samples measured together, when the step is over, make
+  no difference in the CNN; and XLA would copy each kernel, and logs would be a step late.
 - Without the callback, one step in ten of the CNN measures 16 tensors, by 42 ops for one and 48 for the three that a
   call has seen; the others find ten conditions false. Together that is 1.044 to 1.076 (each ± 0.005 to 0.01) of four to
   eight models beside as many bare ones, in fifteen runs on three days: 1.025 of probes that never measure. MobileNetV2

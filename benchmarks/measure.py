@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-__all__ = ["Ratio", "environment", "interleaved", "ratio", "ratios", "table", "target"]
+__all__ = ["Ratio", "environment", "interleaved", "paired", "ratio", "ratios", "table", "target"]
 
 Times = Mapping[str, Sequence[float]]
 
@@ -65,6 +65,13 @@ def ratios(times: Times, name: str, to: str) -> list[float]:
 def ratio(times: Times, name: str, to: str) -> Ratio:
     """Return how long one way takes in relation to another, by the ratios of each repeat."""
     return Ratio(ratios(times, name, to))
+
+
+def paired(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], repeats: int) -> Ratio:
+    """Return how long the second of each pair takes in relation to its first, by the ratios of each in each repeat."""
+    # All firsts come before all seconds: none of a pair finds in the caches what the other has left there.
+    times = interleaved({f"{which} {n}": pair[which] for which in (0, 1) for n, pair in enumerate(pairs)}, repeats)
+    return Ratio(each for n in range(len(pairs)) for each in ratios(times, f"1 {n}", f"0 {n}"))
 
 
 def target(what: str, measured: float, limit: float) -> list[str]:

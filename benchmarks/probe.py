@@ -1,7 +1,7 @@
 """What probes and guards add to a training step: python benchmarks/probe.py [--quick] [--models 6].
 
-Every layer that holds no layers has the hook, with all that it can watch. Of two equal models one may be up to a tenth
-slower, for as long as it lives: so each way is several models, whose times are added; the more, the surer.
+Every layer that holds no layers has the hook, with all that it can watch. A step with it is beside the step that the
+same model takes without; each way is several models, and so as many ratios in each repeat.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import keras
 import models
-from measure import TARGETS, interleaved, ratio, table, target
+from measure import TARGETS, paired, table, target
 
 import kwrap
 from kwrap_probe import NaNGuard, Probe, ProbeSteps
@@ -48,35 +48,24 @@ WAYS = LIMITED | {
     "a guard": Way(NaNGuard()),
 }
 NETS = {
-    "CNN": Net(models.cnn, 128, (False, True), 8, 25, WAYS),
-    "MLP, 5.8 M weights": Net(models.mlp, 128, (False, True), 4, 15, WAYS),
+    "CNN": Net(models.cnn, 128, (False, True), 6, 25, WAYS),
+    "MLP, 5.8 M weights": Net(models.mlp, 128, (False, True), 3, 15, WAYS),
     # A model is a gigabyte, and takes most of a minute to trace; XLA compiles it for minutes on CPUs.
-    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, (False,), 3, 9, LIMITED),
+    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, (False,), 2, 25, LIMITED),
 }
 
 
-def stepper(way: Way, net: Net, *, jit_compile: bool) -> Callable[[], None]:
-    """Return a function that takes steps of a model of its own."""
-    model = net.build()
-    if way.hook:
+def steppers(way: Way, net: Net, *, jit_compile: bool) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return functions that take steps of a model of their own, without the hook and with it."""
+
+    def change(model: keras.Model) -> None:
         kwrap.wrap_model(model, way.hook)
-    run = models.stepper(model, net.batch, STEPS, jit_compile=jit_compile)
-    if way.by_step:
-        callback = ProbeSteps()
-        callback.set_model(model)
-        callback.on_epoch_begin(0)
-    return run
+        if way.by_step:
+            callback = ProbeSteps()
+            callback.set_model(model)
+            callback.on_epoch_begin(0)
 
-
-def several(way: Way, net: Net, count: int, *, jit_compile: bool) -> Callable[[], None]:
-    """Return a function that takes steps of several models, one after the other."""
-    steppers = [stepper(way, net, jit_compile=jit_compile) for _ in range(count)]
-
-    def run() -> None:
-        for each in steppers:
-            each()
-
-    return run
+    return models.steppers(net.build(), change, net.batch, STEPS, jit_compile=jit_compile)
 
 
 def rows(repeats: int | None = None, count: int | None = None) -> list[list[str]]:
@@ -84,14 +73,10 @@ def rows(repeats: int | None = None, count: int | None = None) -> list[list[str]
     found = []
     for name, net in NETS.items():
         for jit_compile in net.compiled:
-            runs = {
-                what: several(way, net, count or net.count, jit_compile=jit_compile)
-                for what, way in {"bare": Way(None), **net.ways}.items()
-            }
-            times = interleaved(runs, repeats or net.repeats)
             for what, way in net.ways.items():
-                title = f"{name}{', XLA' if jit_compile else ''}: step, {what} / bare"
-                measured = ratio(times, what, "bare")
+                pairs = [steppers(way, net, jit_compile=jit_compile) for _ in range(count or net.count)]
+                measured = paired(pairs, repeats or net.repeats)
+                title = f"{name}{', XLA' if jit_compile else ''}: step, {what} / without"
                 found.append(target(title, measured, LIMIT) if way.limited else [title, "", str(measured), ""])
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import keras
 import models
-from measure import TARGETS, Ratio, interleaved, ratio, table, target
+from measure import TARGETS, Ratio, interleaved, paired, ratio, table, target
 from models import Nothing, pass_on
 
 import kwrap
@@ -16,19 +16,23 @@ PRUNE = ConstantSparsity(0.5, begin_step=0)  # masks once, on wrapping
 NETS = {"CNN": (models.cnn, 10), "MLP, 5.8 M weights": (models.mlp, 2)}  # steps in a turn
 BATCH = 128
 TURNS = 5
+MODELS = 3  # of which each takes steps with hooks and without
 
 
-def ways(build, steps: int, hooks: dict[str, list]) -> tuple[dict, dict]:
-    """Return models with these hooks, and their steppers; the first is bare."""
-    built = {name: build() for name in hooks}
-    for name, model in built.items():
-        if hooks[name]:
-            kwrap.wrap_model(model, hooks[name])
-    return built, {name: models.stepper(model, BATCH, steps) for name, model in built.items()}
+def changed(net: str, change: Callable[[keras.Model], object], repeats: int) -> Ratio:
+    """Return how long steps of a changed model take in relation to those of the same model before."""
+    build, steps = NETS[net]
+    return paired([models.steppers(build(), change, BATCH, steps) for _ in range(MODELS)], repeats * TURNS)
+
+
+def hooked(net: str, hooks: list, repeats: int) -> Ratio:
+    """Return how long steps with hooks take in relation to those without."""
+    return changed(net, lambda model: kwrap.wrap_model(model, hooks), repeats)
 
 
 def ops(model: keras.Model) -> int:
     """Return how many ops the graph of a training step has."""
+    models.stepper(model, BATCH, 1)  # compiles it
     data = next(iter(models.batches(model, BATCH)))
     return len(models.step_graph(model, data).get_operations())
 
@@ -36,24 +40,28 @@ def ops(model: keras.Model) -> int:
 def of_hooks(repeats: int) -> list[list[str]]:
     """Return the rows of hooks that do nothing, pass on, and two that do something."""
     rows = []
-    noise = WeightNoise(0.01)
-    hooks = {"bare": [], "bare again": [], "nothing": [Nothing()], "pass on": [pass_on()]}
-    hooks |= {"prune": [Prune(PRUNE)], "noise": [noise], "both": [Prune(PRUNE), noise]}
-    for net, (build, steps) in NETS.items():
-        built, runs = ways(build, steps, hooks)
-        counts = ops(built["nothing"]), ops(built["bare"])
-        rows.append(equality(f"{net}: ops of the step, a hook that overrides nothing / bare", *counts))
-        times = interleaved(runs, repeats, TURNS)
-        again = str(ratio(times, "bare again", "bare"))
-        rows.append([f"{net}: step, another bare model / bare: what this machine can tell", "", again, ""])
-        rows.append(target(f"{net}: step, a hook that overrides nothing / bare", ratio(times, "nothing", "bare"), 1.01))
-        rows.append(target(f"{net}: step, a call hook that passes on / bare", ratio(times, "pass on", "bare"), 1.02))
-        # The sum of their own costs is prune + noise - bare: as times, since costs near zero make ratios of anything.
-        names = ("both", "prune", "noise", "bare")
-        quarters = zip(*(times[name] for name in names), strict=True)
-        both = Ratio(together / (prune + noise - bare) for together, prune, noise, bare in quarters)
-        rows.append(target(f"{net}: step, prune and noise / bare and what each adds", both, 1))
+    for net, (build, _) in NETS.items():
+        counts = ops(kwrap.wrap_model(build(), Nothing())), ops(build())
+        rows.append(equality(f"{net}: ops of the step, a hook that overrides nothing / without", *counts))
+        again = str(changed(net, lambda model: model.make_train_function(force=True), repeats))
+        rows.append([f"{net}: step, traced once more / before: what this machine can tell", "", again, ""])
+        nothing, passing = hooked(net, [Nothing()], repeats), hooked(net, [pass_on()], repeats)
+        rows.append(target(f"{net}: step, a hook that overrides nothing / without", nothing, 1.01))
+        rows.append(target(f"{net}: step, a call hook that passes on / without", passing, 1.02))
+        rows.append(target(f"{net}: step, prune and noise / bare and what each adds", of_two(net, repeats), 1))
     return rows
+
+
+def of_two(net: str, repeats: int) -> Ratio:
+    """Return how long steps with pruning and noise take in relation to bare ones and what each adds alone."""
+    build, steps = NETS[net]
+    noise = WeightNoise(0.01)
+    ways = {"bare": [], "prune": [Prune(PRUNE)], "noise": [noise], "both": [Prune(PRUNE), noise]}
+    built = {name: kwrap.wrap_model(build(), hooks) if hooks else build() for name, hooks in ways.items()}
+    times = interleaved({name: models.stepper(each, BATCH, steps) for name, each in built.items()}, repeats, TURNS)
+    # The sum of their own costs is prune + noise - bare: as times, since costs near zero make ratios of anything.
+    quarters = zip(*(times[name] for name in ("both", "prune", "noise", "bare")), strict=True)
+    return Ratio(together / (prune + noise - bare) for together, prune, noise, bare in quarters)
 
 
 def equality(what: str, one: object, other: object, form: Callable[[object], object] = str) -> list[str]:
@@ -63,12 +71,11 @@ def equality(what: str, one: object, other: object, form: Callable[[object], obj
 
 def of_many(repeats: int) -> list[list[str]]:
     """Return the rows of 1, 2, 4 and 8 hooks a layer."""
-    counts = (1, 2, 4, 8)
-    hooks = {"bare": []} | {str(n): [Nothing(name=f"nothing_{i}") for i in range(n)] for n in counts}
-    _, runs = ways(models.cnn, 10, hooks)
-    times = interleaved(runs, repeats, TURNS)
-    what = "CNN: step, {} hooks that override nothing / bare"
-    return [target(what.format(n), ratio(times, str(n), "bare"), 1.01) for n in counts]
+    rows = []
+    for count in (1, 2, 4, 8):
+        measured = hooked("CNN", [Nothing(name=f"nothing_{i}") for i in range(count)], repeats)
+        rows.append(target(f"CNN: step, {count} hooks that override nothing / without", measured, 1.01))
+    return rows
 
 
 def of_unwrapped(repeats: int) -> list[list[str]]:
