@@ -26,7 +26,7 @@ class Ratio(float):
 
     def __str__(self) -> str:
         low, high = self.quartiles
-        return f"{float(self):.3g} ({low:.3g} to {high:.3g})"
+        return f"{float(self):.4g} ({low:.3g} to {high:.3g})"
 
 
 def interleaved(
@@ -69,7 +69,7 @@ def ratio(times: Times, name: str, to: str) -> Ratio:
 
 def paired(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], repeats: int) -> Ratio:
     """Return how long the second of each pair takes in relation to its first, by the ratios of each in each repeat."""
-    # All firsts come before all seconds: none of a pair finds in the caches what the other has left there.
+    # The two of a pair are no neighbours, unless it is the only one: none finds in the caches what the other has left.
     times = interleaved({f"{which} {n}": pair[which] for which in (0, 1) for n, pair in enumerate(pairs)}, repeats)
     return Ratio(each for n in range(len(pairs)) for each in ratios(times, f"1 {n}", f"0 {n}"))
 
