@@ -513,7 +513,11 @@ print(json.dumps([run(strategy) for strategy in (tf.distribute.get_strategy(), o
 def test_two_replicas_count_as_one_that_saw_all_of_both_and_one_alone_as_no_replica():
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [sys.executable, "-c", REPLICAS], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-X", "faulthandler", "-c", REPLICAS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     (alone, *guards), of_one, (together, *of_two) = json.loads(done.stdout.splitlines()[-1])
