@@ -250,7 +250,7 @@ def test_hooks_of_one_layer_come_off_in_any_order(first):
     own = AddTen()
     model = kwrap.wrap_model(line(kernel_constraint=own), [Plus(), Times()])
     kernel = model.get_layer("dense").kernel
-    kwrap.unwrap_model(model, first)
+    kwrap.unwrap_model(model, first, merge=False)  # they change whatever they get, so none is merged exactly alone
     expected = 10 * 2 if first == "constraint_plus" else 10 + 1
     np.testing.assert_array_equal(kernel.constraint(np.zeros((3, 2), "float32")), np.full((3, 2), expected))
     kwrap.unwrap_model(model)

@@ -678,10 +678,34 @@ def test_a_hook_that_stays_and_does_not_change_what_is_read_is_no_obstacle(stays
     assert same(predict(model), wrapped)
 
 
-def test_a_constraint_that_stays_holds_what_was_merged():
-    model = kwrap.wrap_model(sequential(), [NonNegative(), Times(factor=-1.0)], where="last")
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_weight_that_a_constraint_would_change_is_not_merged_while_that_stays(order):
+    model = compiled(kwrap.wrap_model(sequential(), [NonNegative(), Times(factor=-1.0)][::order], where="last"))
+    before, wrapped = snapshot(model), predict(model)
+    with pytest.raises(
+        errors.WrapperStateError,
+        match=r"'specimen_times' at 'last' cannot be merged into 'kernel' exactly while 'specimen_non_negative', which "
+        "would store another weight than the merged one, stays: .* merge=False",
+    ):
+        kwrap.unwrap_model(model, Times)
+    assert snapshot(model) == before
+    kwrap.unwrap_model(model, [Times, NonNegative])
+    assert same(predict(model), wrapped)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_weight_that_a_constraint_leaves_is_merged_while_that_stays(order):
+    model = kwrap.wrap_model(sequential(), [NonNegative(), Times(factor=0.5)][::order], where="last")
+    wrapped = predict(model)
     kwrap.unwrap_model(model, Times)
-    assert (dense(model, "last")[0] >= 0).all()
+    assert same(predict(model), wrapped)
+
+
+def test_of_two_constraints_one_comes_off_where_the_other_leaves_the_weight():
+    model = kwrap.wrap_model(sequential(), [NonNegative(), Mask()], where="last")
+    wrapped = predict(model)
+    kwrap.unwrap_model(model, NonNegative)
+    assert same(predict(model), wrapped)
 
 
 @pytest.mark.parametrize("given", ["specimen_tmies", Plus, ["nothing"]])

@@ -53,6 +53,40 @@ class Times(kwrap.Hook):
         return value * 2
 
 
+@kwrap.hook(layer_type=layers.Layer, name="weights_first_row")
+class FirstRow(kwrap.Hook):
+    """Hold the first row at zero, as stored and as read."""
+
+    def parametrize(self, target, value):
+        return value * np.float32([[0], [1], [1]])
+
+    constrain = parametrize
+
+
+@kwrap.hook(layer_type=layers.Layer, name="weights_mean")
+class Mean(kwrap.Hook):
+    """Add the mean of all rows."""
+
+    def parametrize(self, target, value):
+        return value + keras.ops.mean(value)
+
+
+@kwrap.hook(layer_type=layers.Layer, name="weights_drawn")
+class Drawn(kwrap.Hook):
+    """Add noise, at inference too."""
+
+    additive = True
+
+    def build(self, layer):
+        self.seed = keras.random.SeedGenerator(1)
+
+    def parametrize(self, target, value):
+        return value + keras.random.normal(value.shape, seed=self.seed)
+
+    def merge(self, target, value):
+        return value
+
+
 @kwrap.hook(layer_type=layers.Layer, name="weights_add")
 class Add(kwrap.Hook):
     """Add a number, whatever the weights are."""
@@ -299,6 +333,25 @@ def test_beside_a_hook_that_does_not_add_the_order_counts(hooks):
     with pytest.raises(WrapperStateError, match="cannot be merged into 'kernel' exactly while"):
         kwrap.unwrap_model(model, hooks[-1].name)
     np.testing.assert_array_equal(kernel_of(model), ONES)
+
+
+def test_what_a_hook_draws_at_inference_does_not_hide_that_a_weight_is_read_the_same():
+    hooks = [Drawn(), Add(amount=1.0), FirstRow()]  # which is read behind the draw, and stored before it
+    model = kwrap.wrap_model(line(), hooks)
+    drawn = next(hook for _, hook in kwrap.find_hooks(model) if hook.name == "weights_drawn")
+    before = np.array(drawn.seed.state)
+    kwrap.unwrap_model(model, "weights_add")
+    np.testing.assert_array_equal(kernel_of(model), (ONES + 1) * [[0], [1], [1]])
+    np.testing.assert_array_equal(drawn.seed.state, before)
+
+
+def test_a_reader_behind_tells_whether_what_is_stored_is_read_the_same():
+    model = kwrap.wrap_model(line(), [Add(amount=1.0), Mean(), FirstRow()])
+    with pytest.raises(
+        WrapperStateError, match=r"'weights_add' .* while 'weights_first_row', which would store another"
+    ):
+        kwrap.unwrap_model(model, "weights_add")
+    np.testing.assert_array_equal(kernel_of(model), ONES * [[0], [1], [1]])
 
 
 def test_dropped_hooks_leave_the_weights_as_stored():

@@ -132,8 +132,8 @@ class Hook(keras.layers.Layer):
         """Act around the layer's call: change what goes in, what comes out, or whether it is called at all.
 
         `call_next` runs the hooks further in and the layer; it may be called 0 to n times, within this call alone, and
-        keeps of the original call what it is not given. Only arguments that the signature names are passed. Shape and dtype of the output
-        stay, unless the class says `changes_output = True`.
+        keeps of the original call what it is not given. Only arguments that the signature names are passed. Shape and
+        dtype of the output stay, unless the class says `changes_output = True`.
         """
         return call_next(*args, **kwargs)
 

@@ -115,7 +115,8 @@ def unwrap_model(model: keras.Model, hooks: Chosen | None = None, *, merge: bool
 
     Raises:
         AbsentHookError: one of `hooks` is not on the model.
-        WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weight before it.
+        WrapperStateError: a hook cannot be merged exactly, because one that stays acts on the weight before it, or
+            would store another weight than the merged one. Nothing was changed.
     """
     check_model(model)
     with model.distribute_strategy.scope():  # what is merged is assigned where the model's variables are

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from kwrap import _keras
 from kwrap._blame import blaming
@@ -100,7 +101,8 @@ class WeightHooks:
         """Return (variable, value) that `hooks` leave in their targets, and in the targets' `shadows`, by their ids.
 
         Raises:
-            WrapperStateError: one of them changes a weight that a hook before it, which stays, acts on as it is read.
+            WrapperStateError: one of them changes a weight that a hook before it, which stays, acts on as it is read;
+                or of which a hook that stays would store something else, so that the layer reads another weight.
         """
         merging = (hook for hook in hooks if hook.acts_on_weights() or hook.overrides("merge"))
         return [
@@ -145,30 +147,72 @@ def _parametrized(target: WeightTarget, value: Any, hooks: Iterable[Hook], train
     return value
 
 
+def _projected(target: WeightTarget, value: Any, hooks: Iterable[Hook]) -> Any:
+    """Return a value as hooks want it stored where no update was made."""
+    for hook in hooks:
+        if hook.overrides("constrain"):
+            value = _constrained(hook, target, value, updated=False)
+    return value
+
+
 def _merged(target: WeightTarget, variable: keras.Variable, hooks: Iterable[Hook], leaving: Sequence[Hook]) -> Any:
     """Return a variable with the effect on the target of those `hooks` that are `leaving`; exact, or an error."""
-    value = _keras.read(variable)
+    changing = [hook for hook in hooks if _changes(hook, target)]
+    # Before any is merged: they see the weight as it is stored, each after those before it.
+    value = _projected(target, _keras.read(variable), changing)
     readers: list[Hook] = []
-    for hook in hooks:
-        if not _changes(hook, target):
-            continue
+    last = None
+    for hook in changing:
         if hook not in leaving:
             # What it makes of a weight as it is read, it would make of the merged weight again.
             if hook.overrides("parametrize") and hook.phase != "training":
                 readers.append(hook)
             continue
-        stored = _constrained(hook, target, value, updated=False) if hook.overrides("constrain") else value
         with blaming(hook, "merge"):
-            value = _checked(hook.merge(target, stored), target)
+            new = _checked(hook.merge(target, value), target)
         # What two hooks add to whatever they are given is the same in either order.
         staying = next((reader for reader in readers if not (reader.additive and hook.additive)), None)
-        if value is not stored and staying is not None:
-            raise WrapperStateError(
-                f"hook {hook.name!r} at {hook.path!r} cannot be merged into {target.name!r} exactly while "
-                f"{staying.name!r}, which acts on it before, stays: take {staying.name!r} off too, or drop the effect "
-                f"of {hook.name!r} with merge=False."
-            )
+        if new is not value and staying is not None:
+            raise _inexact(hook, target, staying, "acts on it before")
+        if new is not value or hook.overrides("constrain"):
+            last = hook
+        value = new
+    if last is not None and variable is target.variable:
+        staying = _replacing(target, value, [hook for hook in changing if hook not in leaving], readers)
+        if staying is not None:
+            raise _inexact(last, target, staying, "would store another weight than the merged one")
     return value
+
+
+def _replacing(target: WeightTarget, value: Any, hooks: Sequence[Hook], readers: Iterable[Hook]) -> Hook | None:
+    """Return the first of `hooks` that stores something else in the place of a value; None if it is read the same."""
+    storing = (hook for hook in hooks if hook.overrides("constrain"))
+    first = next((hook for hook in storing if not _is_equal(_projected(target, value, [hook]), value)), None)
+    if first is None:
+        return None
+    stored = _projected(target, value, hooks)
+    for reader in readers:
+        if _is_equal(stored, value):
+            break
+        stored, value = (_tried(target, each, reader) for each in (stored, value))
+    return None if _is_equal(stored, value) else first
+
+
+def _tried(target: WeightTarget, value: Any, hook: Hook) -> Any:
+    """Return what a hook makes of a value as it is read, of the same random numbers each time; its state stays."""
+    with keras.StatelessScope():
+        return _parametrized(target, value, [hook], training=False)
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    return np.array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other), equal_nan=True)
+
+
+def _inexact(hook: Hook, target: WeightTarget, staying: Hook, why: str) -> WrapperStateError:
+    return WrapperStateError(
+        f"hook {hook.name!r} at {hook.path!r} cannot be merged into {target.name!r} exactly while {staying.name!r}, "
+        f"which {why}, stays: take {staying.name!r} off too, or drop the effect of {hook.name!r} with merge=False."
+    )
 
 
 def _checked(value: Any, target: WeightTarget) -> Any:

@@ -309,6 +309,17 @@ def test_three_and_five_on_one_layer_train_save_load_and_come_off(names, tmp_pat
     np.testing.assert_allclose(outputs(plain_copy), outputs_of(names), rtol=1e-4, atol=1e-5)
 
 
+def test_a_first_one_is_refused_where_another_stores_what_is_read_through_a_third():
+    names = ("lora", "weight_norm", "prune")  # zeros that prune stores have no part in the norm before it
+    model = kwrap.clone_model(model_of(names))
+    with pytest.raises(WrapperStateError, match=r"hook 'lora' .* while 'prune', which would store another weight"):
+        kwrap.unwrap_model(model, "lora")
+    assert same(values(model.variables), values(model_of(names).variables))
+    np.testing.assert_array_equal(outputs(model), outputs_of(names))
+    kwrap.unwrap_model(model)
+    np.testing.assert_allclose(outputs(model), outputs_of(names), rtol=1e-4, atol=1e-5)
+
+
 # --- the table -------------------------------------------------------------------------------------------------------
 
 

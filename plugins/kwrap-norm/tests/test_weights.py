@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import kwrap
-from kwrap.errors import OptionValueError, TargetError
+from kwrap.errors import OptionValueError, TargetError, WrapperStateError
 from kwrap_norm import SpectralNorm, UnitNorm, WeightNorm, WeightStandardization
 
 GENERATOR = np.random.default_rng(0)
@@ -209,3 +209,42 @@ def test_plain_weights_that_are_loaded_are_normalized_when_they_are_saved(hook, 
     kernel = np.asarray(model.layers[0].kernel)
     norm = np.linalg.norm(kernel[:, 0]) if isinstance(hook, UnitNorm) else np.linalg.norm(kernel, 2)
     assert norm == pytest.approx(1, abs=0.05)
+
+
+def of_two(*hooks: kwrap.Hook) -> tuple[keras.Model, np.ndarray]:
+    """Return a trained model with two hooks on a layer, and what it gives."""
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4, name="dense")])
+    kwrap.wrap_model(model, hooks)
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.fit(X, Y, verbose=0)
+    return model, model.predict(X, verbose=0)
+
+
+TWO = {"unit_norm": UnitNorm, "weight_norm": WeightNorm, "spectral_norm": lambda: SpectralNorm(project=True)}
+
+
+@pytest.mark.parametrize(
+    ("names", "leaving"),
+    [
+        (("weight_norm", "unit_norm"), "weight_norm"),
+        (("unit_norm", "weight_norm"), "weight_norm"),
+        (("unit_norm", "spectral_norm"), "spectral_norm"),
+        (("spectral_norm", "unit_norm"), "unit_norm"),
+    ],
+)
+def test_a_norm_does_not_come_off_alone_where_the_other_would_store_another_weight(names, leaving):
+    model, before = of_two(*(TWO[name]() for name in names))
+    (staying,) = set(names) - {leaving}
+    match = rf"'{leaving}' at 'dense' .* while '{staying}', which would store another"
+    with pytest.raises(WrapperStateError, match=match):
+        kwrap.unwrap_model(model, leaving)
+    np.testing.assert_array_equal(model.predict(X, verbose=0), before)
+    kwrap.unwrap_model(model)
+    np.testing.assert_allclose(model.predict(X, verbose=0), before, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("names", [("unit_norm", "spectral_norm"), ("spectral_norm", "unit_norm")])
+def test_of_two_norms_the_first_comes_off_alone_as_the_other_stores_the_same(names):
+    model, before = of_two(*(TWO[name]() for name in names))
+    kwrap.unwrap_model(model, names[0])
+    np.testing.assert_allclose(model.predict(X, verbose=0), before, rtol=1e-5, atol=1e-6)
