@@ -184,13 +184,13 @@ def _merged(target: WeightTarget, variable: keras.Variable, hooks: Iterable[Hook
     return value
 
 
-def _replacing(target: WeightTarget, value: Any, hooks: Sequence[Hook], readers: Iterable[Hook]) -> Hook | None:
+def _replacing(target: WeightTarget, value: Any, hooks: Iterable[Hook], readers: Iterable[Hook]) -> Hook | None:
     """Return the first of `hooks` that stores something else in the place of a value; None if it is read the same."""
-    storing = (hook for hook in hooks if hook.overrides("constrain"))
-    first = next((hook for hook in storing if not _is_equal(_projected(target, value, [hook]), value)), None)
-    if first is None:
-        return None
-    stored = _projected(target, value, hooks)
+    first, stored = None, value
+    for hook in hooks:
+        stored = _projected(target, stored, [hook])
+        if first is None and not _is_equal(stored, value):
+            first = hook
     for reader in readers:
         if _is_equal(stored, value):
             break
