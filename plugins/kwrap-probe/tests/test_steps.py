@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import TENSORS, Even
 import kwrap
 from kwrap.errors import AbsentHookError
 from kwrap_probe import NaNGuard, Probe, ProbeSteps, TensorBoardWriter, report
+from kwrap_probe._measure import Part
 
 from .references import InAFunction, X, Y, by_name, must_be, network, reference
 
@@ -59,13 +60,15 @@ def test_training_gives_the_bare_models_losses_and_weights_to_the_bit(how):
 
 
 class Telling(keras.Sequential):
-    """A model that keeps the types of the ops of each train step that is traced."""
+    """A model that tells the types of the ops of each train step that is traced."""
 
     def train_step(self, data):
-        logs = super().train_step(data)
-        graph = tf.compat.v1.get_default_graph()
-        self.__dict__.setdefault("steps", []).append(sorted(op.type for op in graph.get_operations()))
-        return logs
+        self.__dict__.setdefault("graphs", []).append(tf.compat.v1.get_default_graph())
+        return super().train_step(data)
+
+    @property
+    def steps(self) -> list[list[str]]:
+        return [sorted(op.type for op in graph.get_operations()) for graph in self.graphs]
 
 
 def telling() -> keras.Model:
@@ -81,6 +84,109 @@ def test_a_step_that_measures_nothing_has_the_ops_of_the_bare_models_step():
     assert not Counter(ops) - Counter(other)
     assert len(measured) > len(other)
     assert "If" not in measured  # nor has the other one to ask whether it is time
+
+
+def test_layers_are_measured_together_and_gradients_apart():
+    def deep():
+        return Telling([keras.Input((6,)), *(keras.layers.Dense(6, name=f"dense{place}") for place in range(5))])
+
+    bare, probed = compiled(deep()), compiled(deep(), Probe())
+    bare.fit(X, X, verbose=0)
+    probed.fit(X, X, verbose=0, callbacks=[ProbeSteps()])
+    (ops,), (measured,) = bare.steps, probed.steps
+    # Of fifteen inputs, outputs and kernels nine, as soon as there are eight or more, and six; and 8 + 2 gradients.
+    assert Counter(measured)["PartitionedCall"] - Counter(ops)["PartitionedCall"] == 4
+    assert set(calls(probed).values()) == {1}
+
+
+@keras.saving.register_keras_serializable("test_steps")
+class Two(keras.layers.Layer):
+    """Return two outputs, of two dtypes."""
+
+    def call(self, inputs):
+        return {"same": 2 * inputs, "wide": keras.ops.cast(inputs, "float64")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16", "mixed_float16", "float64"])
+def test_measured_together_layers_of_all_kinds_and_dtypes_have_the_statistics_of_each_alone(dtype):
+    def of(*callbacks):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        values = keras.layers.Embedding(9, 4, name="embedding", dtype=dtype)(inputs)
+        values = keras.layers.LSTM(5, return_sequences=True, name="lstm", dtype=dtype)(values)
+        values = keras.layers.BatchNormalization(name="norm", dtype=dtype)(values)
+        dense = keras.layers.Dense(5, name="dense", dtype=dtype)
+        values = Two(name="two", dtype=dtype)(dense(keras.layers.ReLU(name="relu", dtype=dtype)(dense(values))))
+        values = keras.layers.Concatenate(name="both", dtype=dtype)([values["same"], values["wide"]])
+        model = keras.Model(inputs, keras.layers.Dense(2, name="head")(keras.layers.Flatten(name="flat")(values)))
+        hooks = [Probe(every=1), Probe(every=1, sample=7, name="few"), Probe(every=1, histogram=False, name="slim")]
+        kwrap.wrap_model(model, hooks)
+        optimizer = keras.optimizers.SGD(0.01)
+        model.compile(optimizer, "mse", jit_compile=False)
+        model.fit(np.arange(24 * 6).reshape(24, 6) % 9, Y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
+        return {
+            (path, hook.name, variable.name): np.array(variable)
+            for path, hook in kwrap.find_hooks(model, Probe)
+            for variable in hook.variables
+            if variable.name != "turn"
+        }
+
+    together, alone = of(ProbeSteps()), of()
+    assert together.keys() == alone.keys()
+    for key, matrix in together.items():
+        assert matrix[:, Part.CALLS].min() >= 3
+        np.testing.assert_allclose(matrix, alone[key], rtol=1e-12, err_msg=str(key))
+
+
+class Logs(keras.callbacks.Callback):
+    """Keep the logs of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_batches = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.of_batches.append(logs)
+
+
+@pytest.mark.parametrize("how", HOW, ids=str)
+def test_logs_have_the_statistics_of_their_own_step(how):
+    model = compiled(network(), Probe(every=1, log=["outputs/maximum", "weight_gradients/spread"]), **how)
+    for _ in range(2):
+        fit(model, ProbeSteps(), kept := Logs(), batch_size=24)
+        (logs,), found = kept.of_batches, by_name(model)
+        assert logs["hidden/outputs_maximum"] == pytest.approx(found["hidden/outputs"].maximum)
+        assert logs["head/kernel_gradients_spread"] == pytest.approx(found["head/kernel_gradients"].spread)
+
+
+class Stateless(keras.Sequential):
+    """A model that is called without state, and assigns the new one, or not."""
+
+    keeps = True
+
+    def train_step(self, data):
+        x, y = data
+        trainable = [each.value for each in self.trainable_variables]
+        others = [tf.convert_to_tensor(each) for each in self.non_trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs, others = self.stateless_call(trainable, others, x, training=True)
+            loss = keras.ops.mean((outputs - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        for variable, value in zip(self.non_trainable_variables, others, strict=True):
+            if self.keeps:
+                variable.assign(value)
+        return {"loss": loss}
+
+
+def test_in_a_call_without_state_what_is_measured_is_among_the_new_state():
+    model = compiled(
+        Stateless([keras.Input((6,)), *network().layers]), Probe(["inputs", "outputs"], every=4), jit_compile=False
+    )
+    fit(model, ProbeSteps(), epochs=2)
+    assert set(calls(model).values()) == {2 * 2}
+    model.keeps = False
+    fit(model, ProbeSteps())
+    assert set(calls(model).values()) == {2 * 2}
 
 
 def test_functions_are_traced_once_for_all_epochs_and_for_every_fit_with_the_same_callback():

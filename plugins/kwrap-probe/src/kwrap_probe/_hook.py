@@ -13,10 +13,11 @@ import kwrap
 from kwrap.errors import TargetError
 from kwrap.options import checked_bool, checked_int
 from kwrap_probe._errors import NoFloatingOutputsError
-from kwrap_probe._measure import Part, added, flat, measure, nothing, of_all_replicas
+from kwrap_probe._measure import Part, nothing
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
-from kwrap_probe._step import due_by_step
+from kwrap_probe._record import Measurement, record
+from kwrap_probe._step import deferred, due_by_step
 from kwrap_probe._turn import DUE, START, is_due, next_turn
 from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
 
@@ -213,30 +214,14 @@ class Probe(kwrap.Hook):
         if not floating(tensor):
             return tensor
         cell = Cell(variable)
-        return watched(tensor, lambda gradient: self._record(due, cell, [[gradient]]))
+        return watched(tensor, lambda gradient: self._record(due, cell, [[gradient]], backward=True))
 
-    def _record(self, due: Any, cell: Cell, rows: Sequence[Sequence[Any]]) -> list[Any]:
+    def _record(self, due: Any, cell: Cell, rows: Sequence[Sequence[Any]], *, backward: bool = False) -> list[Any]:
         """Add to a cell's matrix what is measured of each row's tensors, if it is time; return the ops that do."""
         if not any(rows):
             return []
-        nothings = np.tile(nothing(self.histogram), (len(rows), 1))
-
-        def measured(matrix: Any) -> Any:
-            return measure(self.sample, self.histogram)(*map(flat, rows), tf.reshape(matrix, [-1]))
-
-        def add() -> Any:
-            with tf.control_dependencies(cell.assign(measured(cell.read()))):
-                return tf.constant(True)
-
-        def where_due(do: Callable[[], Any], otherwise: Any) -> Any:
-            return do() if due is True else tf.cond(due, do, lambda: tf.constant(otherwise))
-
-        if not tf.distribute.has_strategy() and cell.is_held:
-            return [where_due(add, otherwise=False)]
-        # Replicas, be it one alone, agree on nothing inside of a condition, nor can values leave it for a stateless
-        # scope.
-        new = where_due(lambda: measured(nothings), nothings)
-        return cell.assign(added(cell.read(), of_all_replicas(new)))
+        measurement = Measurement(cell, rows, self.sample, self.histogram, backward)
+        return [] if due is True and deferred(measurement) else record([measurement], due)
 
 
 def series(source: str, weight: str | None) -> str:

@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from kwrap_probe._measure import Part
+from kwrap_probe._step import flush
 
 __all__ = ["Statistic"]
 
@@ -28,6 +29,7 @@ class Statistic(keras.metrics.Metric):
 
     def result(self) -> Any:
         """Return the statistic now, a float32 scalar."""
+        flush()
         return tf.cast(_STATISTICS[self._statistic](self._vector()), tf.float32)
 
 

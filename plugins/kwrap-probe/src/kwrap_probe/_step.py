@@ -3,16 +3,65 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from kwrap_probe._watch import function_graph
+import tensorflow as tf
 
-__all__ = ["due_by_step", "step"]
+import kwrap
+from kwrap_probe._measure import flat
+from kwrap_probe._record import Measurement, record
+from kwrap_probe._watch import function_graph, graph, runs_all_ops
+
+__all__ = ["deferred", "due_by_step", "flush", "step"]
+
+# A kernel's call, and each op in it, take as long to start as a few rows' values take; of more rows at once, other
+# cores have nothing to do.
+_ROWS = 8
 
 
-class _Step(NamedTuple):
-    due: Mapping[int, bool]
-    graph: Any
+class _Kind(NamedTuple):
+    """What measurements that are made together have in common."""
+
+    sample: int | None
+    histogram: bool
+    backward: bool  # no weight waits for gradients, which it is updated with: it would be copied
+    dtypes: tuple[tf.DType, ...]
+    device: str
+
+
+class _Step:
+    """A step, of which is told by `every` whether probes measure it, and what is left to it to measure."""
+
+    def __init__(self, due: Mapping[int, bool]) -> None:
+        self.due, self.function = due, function_graph()
+        # Not under XLA, which starts no ops; nor where ops run, and tensors are there, for as long as someone asks.
+        self._graph = graph() if runs_all_ops() and not kwrap.is_jit_compiled() else None
+        self._groups: dict[_Kind, list[Measurement]] = {}
+
+    @property
+    def is_here(self) -> bool:
+        """Whether ops go into the step's own graph, and not into one of a branch or a function in it."""
+        return self._graph is not None and graph() is self._graph
+
+    def add(self, new: Measurement) -> None:
+        if any(each.cell.variable is new.cell.variable for group in self._groups.values() for each in group):
+            self.flush()  # a group reads all of its cells before it writes one
+        flats = [flat(row) for row in new.rows]
+        dtypes = tuple(each.dtype for each in flats)  # of each order of these there is a trace
+        alike = dtypes if len({*dtypes}) > 1 else dtypes[:1]
+        kind = _Kind(new.sample, new.histogram, new.backward, alike, flats[0].device)
+        group = self._groups.setdefault(kind, [])
+        group.append(new._replace(rows=[[each] for each in flats]))
+        if sum(len(each.rows) for each in group) >= _ROWS:
+            self._record(kind)
+
+    def flush(self) -> None:
+        for kind in list(self._groups):
+            self._record(kind)
+
+    def _record(self, kind: _Kind) -> None:
+        with tf.device(kind.device):
+            record(self._groups.pop(kind), due=True)
 
 
 _now: ContextVar[_Step | None] = ContextVar("_now", default=None)  # replicas are threads
@@ -21,9 +70,10 @@ _now: ContextVar[_Step | None] = ContextVar("_now", default=None)  # replicas ar
 @contextmanager
 def step(due: Mapping[int, bool]) -> Iterator[None]:
     """Begin a step, of which is told by `every` whether probes measure it."""
-    token = _now.set(_Step(due, function_graph()))
+    token = _now.set(_Step(due))
     try:
         yield
+        flush()
     finally:
         _now.reset(token)
 
@@ -34,4 +84,20 @@ def due_by_step(every: int) -> bool | None:
     Nobody does in a tf.function of the program's own, which is traced once for all steps.
     """
     now = _now.get()
-    return None if now is None or now.graph is not function_graph() else now.due.get(every)
+    return None if now is None or now.function is not function_graph() else now.due.get(every)
+
+
+def deferred(measurement: Measurement) -> bool:
+    """Leave it to the step to measure this, together with others and before it ends; return whether it will."""
+    now = _now.get()
+    if now is None or not now.is_here or not measurement.cell.is_held:
+        return False
+    now.add(measurement)
+    return True
+
+
+def flush() -> None:
+    """Measure what is left to the step so far: for who reads what was measured."""
+    now = _now.get()
+    if now is not None and now.is_here:
+        now.flush()

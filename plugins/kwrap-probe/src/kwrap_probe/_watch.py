@@ -6,7 +6,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-__all__ = ["Cell", "after", "all_finite", "assigned", "floating", "graph", "replicas", "runs_all_ops", "watched"]
+__all__ = [
+    "Cell",
+    "after",
+    "all_finite",
+    "assigned",
+    "floating",
+    "function_graph",
+    "graph",
+    "replicas",
+    "runs_all_ops",
+    "watched",
+]
 
 
 def floating(tensors: Any) -> list[Any]:
@@ -85,25 +96,25 @@ class Cell:
     """
 
     def __init__(self, variable: keras.Variable) -> None:
-        self._variable = variable
+        self.variable = variable
         self._handle = _taken(variable.value)
 
     @property
     def is_held(self) -> bool:
         """Whether it is a variable now, and not a value of a stateless scope."""
-        return isinstance(self._variable.value, tf.Variable)
+        return isinstance(self.variable.value, tf.Variable)
 
     def read(self) -> Any:
         """Return the value, a tensor."""
         if self._handle is None:
-            return tf.convert_to_tensor(self._variable.value)
-        value = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self._variable.dtype)
-        return tf.ensure_shape(value, self._variable.shape)
+            return tf.convert_to_tensor(self.variable.value)
+        value = tf.raw_ops.ReadVariableOp(resource=self._handle, dtype=self.variable.dtype)
+        return tf.ensure_shape(value, self.variable.shape)
 
     def assign(self, value: Any) -> list[Any]:
         """Assign, as `assigned` does."""
         if self._handle is None:
-            return assigned(self._variable, value)
+            return assigned(self.variable, value)
         return [tf.raw_ops.AssignVariableOp(resource=self._handle, value=value)]
 
 
