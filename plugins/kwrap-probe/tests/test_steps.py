@@ -86,16 +86,18 @@ def test_a_step_that_measures_nothing_has_the_ops_of_the_bare_models_step():
     assert "If" not in measured  # nor has the other one to ask whether it is time
 
 
-def test_layers_are_measured_together_and_gradients_apart():
+@pytest.mark.parametrize(("sample", "groups"), [(7, 4), (1024, 4), (2048, 6), (10_000, 15), (None, 15)])
+def test_layers_are_measured_together_and_gradients_apart(sample, groups):
     def deep():
         return Telling([keras.Input((6,)), *(keras.layers.Dense(6, name=f"dense{place}") for place in range(5))])
 
-    bare, probed = compiled(deep()), compiled(deep(), Probe())
+    bare, probed = compiled(deep()), compiled(deep(), Probe(sample=sample))
     bare.fit(X, X, verbose=0)
     probed.fit(X, X, verbose=0, callbacks=[ProbeSteps()])
     (ops,), (measured,) = bare.steps, probed.steps
-    # Of fifteen inputs, outputs and kernels nine, as soon as there are eight or more, and six; and 8 + 2 gradients.
-    assert Counter(measured)["PartitionedCall"] - Counter(ops)["PartitionedCall"] == 4
+    # Of 1024 values each, of fifteen inputs, outputs and kernels nine, as soon as there are eight or more, and six; and
+    # 8 + 2 gradients. Of 2048, whenever there are four or more: 6 + 6 + 3 and 4 + 4 + 2.
+    assert Counter(measured)["PartitionedCall"] - Counter(ops)["PartitionedCall"] == groups
     assert set(calls(probed).values()) == {1}
 
 

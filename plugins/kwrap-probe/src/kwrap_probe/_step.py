@@ -14,9 +14,9 @@ from kwrap_probe._watch import function_graph, graph, runs_all_ops
 
 __all__ = ["deferred", "due_by_step", "flush", "step"]
 
-# A kernel's call, and each op in it, take as long to start as a few rows' values take; of more rows at once, other
-# cores have nothing to do.
-_ROWS = 8
+# A kernel's call, and each op in it, take as long to start as some thousand values take; of more at once, other cores
+# have nothing to do, and memory is held for all.
+_ROW, _VALUES = 1024, 8 * 1024
 
 
 class _Kind(NamedTuple):
@@ -52,7 +52,7 @@ class _Step:
         kind = _Kind(new.sample, new.histogram, new.backward, alike, flats[0].device)
         group = self._groups.setdefault(kind, [])
         group.append(new._replace(rows=[[each] for each in flats]))
-        if sum(len(each.rows) for each in group) >= _ROWS:
+        if new.sample is None or sum(len(each.rows) for each in group) * max(new.sample, _ROW) >= _VALUES:
             self._record(kind)
 
     def flush(self) -> None:
