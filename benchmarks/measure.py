@@ -67,10 +67,11 @@ def ratio(times: Times, name: str, to: str) -> Ratio:
     return Ratio(ratios(times, name, to))
 
 
-def paired(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], repeats: int) -> Ratio:
+def paired(pairs: Sequence[tuple[Callable[[], object], Callable[[], object]]], repeats: int, turns: int = 1) -> Ratio:
     """Return how long the second of each pair takes in relation to its first, by the ratios of each in each repeat."""
     # The two of a pair are no neighbours, unless it is the only one: none finds in the caches what the other has left.
-    times = interleaved({f"{which} {n}": pair[which] for which in (0, 1) for n, pair in enumerate(pairs)}, repeats)
+    ways = {f"{which} {n}": pair[which] for which in (0, 1) for n, pair in enumerate(pairs)}
+    times = interleaved(ways, repeats, turns)
     return Ratio(each for n in range(len(pairs)) for each in ratios(times, f"1 {n}", f"0 {n}"))
 
 

@@ -15,7 +15,7 @@ from measure import TARGETS, paired, table, target
 import kwrap
 from kwrap_probe import NaNGuard, Probe, ProbeSteps
 
-STEPS = 10  # in a turn: one of them measures
+STEPS = 10  # of which one measures
 LIMIT = 1.05
 
 
@@ -28,10 +28,11 @@ class Way(NamedTuple):
 
 
 class Net(NamedTuple):
-    """A net, the size of a batch, whether XLA compiles it, so many models of each way, repeats, and the ways."""
+    """A net, the size of a batch, turns of STEPS, with and without XLA, so many models, repeats, and the ways."""
 
     build: Callable[[], keras.Model]
     batch: int
+    turns: int
     compiled: tuple[bool, ...]
     count: int
     repeats: int
@@ -47,11 +48,12 @@ WAYS = LIMITED | {
     "statistics every step": Way(Probe(every=1)),
     "a guard": Way(NaNGuard()),
 }
+# A turn takes less than a tenth of a second, or what else the machine does falls on one turn alone.
 NETS = {
-    "CNN": Net(models.cnn, 128, (False, True), 6, 25, WAYS),
-    "MLP, 5.8 M weights": Net(models.mlp, 128, (False, True), 3, 15, WAYS),
+    "CNN": Net(models.cnn, 128, 1, (False, True), 6, 25, WAYS),
+    "MLP, 5.8 M weights": Net(models.mlp, 128, STEPS, (False, True), 3, 15, WAYS),
     # A model is a gigabyte, and takes most of a minute to trace; XLA compiles it for minutes on CPUs.
-    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, (False,), 2, 40, LIMITED),
+    "MobileNetV2 0.35, 96 x 96, batch 16": Net(models.mobilenet, 16, STEPS, (False,), 2, 40, LIMITED),
 }
 
 
@@ -65,7 +67,9 @@ def steppers(way: Way, net: Net, *, jit_compile: bool) -> tuple[Callable[[], Non
             callback.set_model(model)
             callback.on_epoch_begin(0)
 
-    return models.steppers(net.build(), change, net.batch, STEPS, jit_compile=jit_compile)
+    without, with_it = models.steppers(net.build(), change, net.batch, STEPS // net.turns, jit_compile=jit_compile)
+    with_it()  # the first step measures, and is another graph than the next: all are traced before one is timed
+    return without, with_it
 
 
 def rows(repeats: int | None = None, count: int | None = None) -> list[list[str]]:
@@ -75,7 +79,7 @@ def rows(repeats: int | None = None, count: int | None = None) -> list[list[str]
         for jit_compile in net.compiled:
             for what, way in net.ways.items():
                 pairs = [steppers(way, net, jit_compile=jit_compile) for _ in range(count or net.count)]
-                measured = paired(pairs, repeats or net.repeats)
+                measured = paired(pairs, repeats or net.repeats, net.turns)
                 title = f"{name}{', XLA' if jit_compile else ''}: step, {what} / without"
                 found.append(target(title, measured, LIMIT) if way.limited else [title, "", str(measured), ""])
     return found
