@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import TENSORS, Even
 
 import kwrap
 from kwrap.errors import AbsentHookError
-from kwrap_probe import NaNGuard, Probe, ProbeSteps, TensorBoardWriter, report
+from kwrap_probe import NaNGuard, Probe, ProbeSteps, TensorBoardWriter, report, reset
 from kwrap_probe._measure import Part
 
 from .references import InAFunction, X, Y, by_name, must_be, network, reference
@@ -99,6 +99,62 @@ def test_layers_are_measured_together_and_gradients_apart(sample, groups):
     # 8 + 2 gradients. Of 2048, whenever there are four or more: 6 + 6 + 3 and 4 + 4 + 2.
     assert Counter(measured)["PartitionedCall"] - Counter(ops)["PartitionedCall"] == groups
     assert set(calls(probed).values()) == {1}
+
+
+class Placed(keras.Model):
+    """A model whose layer is called twice, on a device that is named, and before on any."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(6, name="dense")
+
+    def call(self, inputs, training=None):
+        hidden = self.dense(inputs, training=training)
+        with tf.device("CPU:0"):
+            return self.dense(hidden, training=training)
+
+    def train_step(self, data):
+        self.__dict__["graph"] = tf.compat.v1.get_default_graph()
+        return super().train_step(data)
+
+
+def test_layers_are_measured_where_they_are_called():
+    model = Placed()
+    model(X)
+    compiled(model, Probe(["inputs", "outputs"]), jit_compile=False)
+    model.fit(X, X, batch_size=24, verbose=0, callbacks=[ProbeSteps()])
+    assert set(calls(model).values()) == {2}
+    devices = [op.device for op in model.graph.get_operations() if op.type == "PartitionedCall"]
+    assert sorted(devices) == ["", "/device:CPU:0"]
+
+
+class Resetting(keras.Sequential):
+    """A model that forgets what its layers have measured, in the middle of a step or at its end."""
+
+    at_end = True
+
+    def train_step(self, data):
+        x, y = data
+        with tf.GradientTape() as tape:
+            outputs = self(x, training=True)
+            if not self.at_end:
+                reset(self)
+                outputs = self(x, training=True)
+            loss = keras.ops.mean((outputs - y) ** 2)
+        self.optimizer.apply(tape.gradient(loss, self.trainable_variables), self.trainable_variables)
+        if self.at_end:
+            reset(self)
+        return {"loss": loss}
+
+
+@pytest.mark.parametrize("how", HOW[:2], ids=str)
+def test_what_is_reset_within_a_step_is_forgotten(how):
+    model = compiled(Resetting([keras.Input((6,)), *network().layers]), Probe(["inputs", "outputs"]), **how)
+    fit(model, ProbeSteps(), batch_size=24)
+    assert set(calls(model).values()) == {0}
+    model.at_end = False
+    fit(model, ProbeSteps(), batch_size=24)
+    assert set(calls(model).values()) == {1}
 
 
 @keras.saving.register_keras_serializable("test_steps")

@@ -17,7 +17,7 @@ from kwrap_probe._measure import Part, nothing
 from kwrap_probe._metric import Statistic
 from kwrap_probe._options import SOURCES, checked_log, checked_watch
 from kwrap_probe._record import Measurement, record
-from kwrap_probe._step import deferred, due_by_step
+from kwrap_probe._step import defer, due_by_step, flush
 from kwrap_probe._turn import DUE, START, is_due, next_turn
 from kwrap_probe._watch import Cell, after, assigned, floating, graph, watched
 
@@ -134,6 +134,7 @@ class Probe(kwrap.Hook):
 
     def reset(self) -> None:
         """Forget what was measured, and measure again in the next call."""
+        flush()
         self.turn.assign(START)
         for matrix in {id(matrix): matrix for matrix, _ in self.places().values()}.values():
             matrix.assign(np.tile(nothing(self.histogram), (matrix.shape[0], 1)))
@@ -221,7 +222,7 @@ class Probe(kwrap.Hook):
         if not any(rows):
             return []
         measurement = Measurement(cell, rows, self.sample, self.histogram, backward)
-        return [] if due is True and deferred(measurement) else record([measurement], due)
+        return [] if due is True and defer(measurement) else record([measurement], due)
 
 
 def series(source: str, weight: str | None) -> str:

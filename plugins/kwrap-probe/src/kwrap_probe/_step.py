@@ -12,7 +12,7 @@ from kwrap_probe._measure import flat
 from kwrap_probe._record import Measurement, record
 from kwrap_probe._watch import function_graph, graph, runs_all_ops
 
-__all__ = ["deferred", "due_by_step", "flush", "step"]
+__all__ = ["defer", "due_by_step", "flush", "step"]
 
 # A kernel's call, and each op in it, take as long to start as some thousand values take; of more at once, other cores
 # have nothing to do, and memory is held for all.
@@ -24,8 +24,7 @@ class _Kind(NamedTuple):
 
     sample: int | None
     histogram: bool
-    backward: bool  # no weight waits for gradients, which it is updated with: it would be copied
-    dtypes: tuple[tf.DType, ...]
+    backward: bool  # a weight that waits for its gradient would be copied at its update
     device: str
 
 
@@ -44,12 +43,11 @@ class _Step:
         return self._graph is not None and graph() is self._graph
 
     def add(self, new: Measurement) -> None:
-        if any(each.cell.variable is new.cell.variable for group in self._groups.values() for each in group):
-            self.flush()  # a group reads all of its cells before it writes one
+        for kind, group in [*self._groups.items()]:  # a group reads all of its cells before it writes one
+            if any(each.cell.variable is new.cell.variable for each in group):
+                self._record(kind)
         flats = [flat(row) for row in new.rows]
-        dtypes = tuple(each.dtype for each in flats)  # of each order of these there is a trace
-        alike = dtypes if len({*dtypes}) > 1 else dtypes[:1]
-        kind = _Kind(new.sample, new.histogram, new.backward, alike, flats[0].device)
+        kind = _Kind(new.sample, new.histogram, new.backward, flats[0].device)
         group = self._groups.setdefault(kind, [])
         group.append(new._replace(rows=[[each] for each in flats]))
         if new.sample is None or sum(len(each.rows) for each in group) * max(new.sample, _ROW) >= _VALUES:
@@ -60,7 +58,8 @@ class _Step:
             self._record(kind)
 
     def _record(self, kind: _Kind) -> None:
-        with tf.device(kind.device):
+        # Nothing of where it happens to be: another layer's device, or what that one waits for.
+        with tf.control_dependencies(None), tf.device(None), tf.device(kind.device):
             record(self._groups.pop(kind), due=True)
 
 
@@ -87,7 +86,7 @@ def due_by_step(every: int) -> bool | None:
     return None if now is None or now.function is not function_graph() else now.due.get(every)
 
 
-def deferred(measurement: Measurement) -> bool:
+def defer(measurement: Measurement) -> bool:
     """Leave it to the step to measure this, together with others and before it ends; return whether it will."""
     now = _now.get()
     if now is None or not now.is_here or not measurement.cell.is_held:
@@ -97,7 +96,7 @@ def deferred(measurement: Measurement) -> bool:
 
 
 def flush() -> None:
-    """Measure what is left to the step so far: for who reads what was measured."""
+    """Measure what is left to the step so far: for who reads or resets it, and not in a branch or function of it."""
     now = _now.get()
     if now is not None and now.is_here:
         now.flush()
