@@ -51,11 +51,11 @@ EXPLAINED = """
   Python objects: one empty Keras layer for each of MobileNetV2's alone is more than a tenth of its weights.
 - A hook that passes an eager call on is a Keras layer around a layer, and one more call in Python.
 - Of probes with `ProbeSteps`, a step that measures nothing has the bare step's graph, but for a read of each kernel: it
-  takes 1.007 ± 0.005 of it in the CNN, as that of a hook that overrides nothing does (1.005 ± 0.004). What is left is
-  the one step in ten that measures 16 tensors: 1.26 to 1.28 of the step without. If TensorFlow inlined its kernels, it
-  would be 1.20 or 1.21, and all statistics every 10 steps 1.027 for 1.040 (each ± 0.01), at the price of 40 ops and
-  more to trace for each. All samples measured together, when the step is over, make no difference in the CNN; and XLA
-  would copy each weight of a layer, and logs would be a step late.
+  takes 1.00 to 1.01 of it. What is left is the one step in ten that measures: by single steps in turn, all of one
+  model, 1.21 of the bare one in the CNN and 1.29 in MobileNetV2, so that ten steps are 1.02 and 1.03. A kernel's call
+  takes as long as some thousand values, so eight tensors and more are measured by one; each layer by itself it is 1.28
+  and 1.41. With 16 and more it is 1.25 in the CNN, where the other core has nothing to do then. Inlined, kernels are as
+  good there (1.20), and take twice as long to trace in MobileNetV2 (54 s for 26), and half a gigabyte.
 - Without the callback, one step in ten of the CNN measures 16 tensors, by 42 ops for one and 48 for the three that a
   call has seen; the others find ten conditions false. Together that is 1.044 to 1.076 (each ± 0.005 to 0.01) of four to
   eight models beside as many bare ones, in fifteen runs on three days: 1.025 of probes that never measure. MobileNetV2
