@@ -77,8 +77,7 @@ def flat(tensors: Sequence[Any]) -> Any:
         return tf.zeros([0])
     dtypes = [tensor.dtype for tensor in tensors]
     widest = dtypes[0] if len(set(dtypes)) == 1 else tf.float64 if tf.float64 in dtypes else tf.float32
-    wide = [tf.cast(tensor, widest) for tensor in tensors]
-    parts = [each if each.shape.rank == 1 else tf.reshape(each, [-1]) for each in wide]
+    parts = [tf.reshape(tf.cast(tensor, widest), [-1]) for tensor in tensors]
     return parts[0] if len(parts) == 1 else tf.concat(parts, 0)
 
 

@@ -35,7 +35,6 @@ def record(measurements: Sequence[Measurement], due: Any) -> list[Any]:
     counts = [len(each.rows) for each in measurements]
     rows = [row for each in measurements for row in each.rows]
     sample, histogram = measurements[0].sample, measurements[0].histogram
-    nothings = np.tile(nothing(histogram), (len(rows), 1))
 
     def measured(matrix: Any) -> Any:
         return measure(sample, histogram)(*map(flat, rows), tf.reshape(matrix, [-1]))
@@ -57,5 +56,6 @@ def record(measurements: Sequence[Measurement], due: Any) -> list[Any]:
     if not tf.distribute.has_strategy() and all(cell.is_held for cell in cells):
         return [where_due(add, otherwise=False)]
     # Replicas, be it one alone, agree on nothing inside of a condition, nor can values leave it for a stateless scope.
+    nothings = np.tile(nothing(histogram), (len(rows), 1))
     new = where_due(lambda: measured(nothings), nothings)
     return assign(added(kept(), of_all_replicas(new)))

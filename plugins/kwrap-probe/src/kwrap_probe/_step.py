@@ -8,7 +8,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 import kwrap
-from kwrap_probe._measure import flat
 from kwrap_probe._record import Measurement, record
 from kwrap_probe._watch import function_graph, graph, runs_all_ops
 
@@ -46,10 +45,9 @@ class _Step:
         for kind, group in [*self._groups.items()]:  # a group reads all of its cells before it writes one
             if any(each.cell.variable is new.cell.variable for each in group):
                 self._record(kind)
-        flats = [flat(row) for row in new.rows]
-        kind = _Kind(new.sample, new.histogram, new.backward, flats[0].device)
+        kind = _Kind(new.sample, new.histogram, new.backward, _device())
         group = self._groups.setdefault(kind, [])
-        group.append(new._replace(rows=[[each] for each in flats]))
+        group.append(new)
         if new.sample is None or sum(len(each.rows) for each in group) * max(new.sample, _ROW) >= _VALUES:
             self._record(kind)
 
@@ -88,8 +86,8 @@ def due_by_step(every: int) -> bool | None:
 
 def defer(measurement: Measurement) -> bool:
     """Leave it to the step to measure this, together with others and before it ends; return whether it will."""
-    now = _now.get()
-    if now is None or not now.is_here or not measurement.cell.is_held:
+    now = _here()
+    if now is None or not measurement.cell.is_held:
         return False
     now.add(measurement)
     return True
@@ -97,6 +95,17 @@ def defer(measurement: Measurement) -> bool:
 
 def flush() -> None:
     """Measure what is left to the step so far: for who reads or resets it, and not in a branch or function of it."""
-    now = _now.get()
-    if now is not None and now.is_here:
+    now = _here()
+    if now is not None:
         now.flush()
+
+
+def _here() -> _Step | None:
+    now = _now.get()
+    return now if now is not None and now.is_here else None
+
+
+def _device() -> str:
+    """Return the device that ops are made for here, in words; "" where TensorFlow is to choose."""
+    device: str = tf.constant(0.0).device  # no public name tells; unused, it is pruned from the graph
+    return device
